@@ -1,0 +1,121 @@
+/**
+ * Every name, path and number that remus-drbd derives for a host, in one place.
+ *
+ * A domain `web` has the DRBD resource `web`, with its disks as volumes 0 to 14 and the barrier volume as
+ * volume 15, so that a disk can be added later without renumbering. Everything else that is made for it on
+ * a host starts with `remus-web-`.
+ */
+
+/** DRBD volume number of the barrier volume, whose writes close epochs. */
+export const BARRIER_VOLUME = 15;
+/** A domain has one block of minors and volumes: up to 15 disks and the barrier volume. */
+export const VOLUMES_PER_DOMAIN = 16;
+export const DISKS_MAX = BARRIER_VOLUME;
+/** DRBD accepts minors of up to 20 bits (`MINORMASK` in the kernel's drbd_nl.c). */
+export const MINOR_MAX = (1 << 20) - 1;
+/** Ports below are reserved for system services, so a replication port starts here. */
+export const PORT_MIN = 1024;
+export const PORT_MAX = 65535;
+
+/** LVM extents are 4 MiB unless a group was made otherwise; it is also enough for any number of markers. */
+export const BARRIER_BYTES = 4 * 1024 * 1024;
+
+export const Paths = {
+  etc: '/etc/remus-drbd',
+  devices: '/etc/remus-drbd/devices',
+  domains: '/etc/remus-drbd/domains',
+  tls: '/etc/remus-drbd/tls',
+  lib: '/usr/lib/remus-drbd',
+  bundle: '/usr/lib/remus-drbd/remus-drbd.cjs',
+  devicesScript: '/usr/lib/remus-drbd/remus-devices',
+  command: '/usr/sbin/remus-drbd',
+  state: '/var/lib/remus-drbd',
+  run: '/run/remus-drbd',
+  lock: '/run/lock/remus-drbd.lock',
+  drbdGlobal: '/etc/drbd.d/global_common.conf',
+  drbdGlobalProtoD: '/etc/drbd.d/global_common.conf.protoD',
+  xenScripts: '/etc/xen/scripts',
+  unit: '/etc/systemd/system/remus-drbd@.service',
+  modulesLoad: '/etc/modules-load.d/remus-drbd.conf',
+} as const;
+
+/**
+ * LVM tags that record, on the host itself and atomically with the volume, how far setup has come.
+ * `made`: this project made the volume. `fresh`: its content is unknown, nothing was written yet.
+ * `zeroed`: all of it was written with zeroes and nothing since.
+ */
+export const Tags = {
+  made: 'remus-drbd',
+  fresh: 'remus-drbd.fresh',
+  zeroed: 'remus-drbd.zeroed',
+} as const;
+
+/** What a volume is called in names: its number, or `barrier`. */
+function volumeLabel(volume: number): string {
+  return volume === BARRIER_VOLUME ? 'barrier' : String(volume);
+}
+
+/** Name of the device-mapper device (and of the LV, where setup makes it) of one volume. */
+export function volumeName(domain: string, volume: number): string {
+  return `remus-${domain}-${volumeLabel(volume)}`;
+}
+
+/** Name of the LV with the flexible external meta-data of one volume. */
+export function metaName(domain: string, volume: number): string {
+  return `${volumeName(domain, volume)}-md`;
+}
+
+/** Name of the LV with the domain's epoch journal. */
+export function journalName(domain: string): string {
+  return `remus-${domain}-journal`;
+}
+
+/** Device node of a device-mapper device. */
+export function mapperPath(name: string): string {
+  return `/dev/mapper/${name}`;
+}
+
+/** Device node of an LV, as LVM's udev rules make it. */
+export function lvPath(volumeGroup: string, lv: string): string {
+  return `/dev/${volumeGroup}/${lv}`;
+}
+
+/** Configuration file of the domain's DRBD resource. */
+export function resourcePath(domain: string): string {
+  return `/etc/drbd.d/remus-${domain}.res`;
+}
+
+/** The guest's xl configuration with our disk lines. */
+export function guestConfigPath(domain: string): string {
+  return `${Paths.domains}/${domain}.cfg`;
+}
+
+/** What a host must know of a domain at boot, read by `remus-devices`. */
+export function devicesPath(domain: string): string {
+  return `${Paths.devices}/${domain}`;
+}
+
+/** The systemd unit instance that brings a domain's devices up. */
+export function unitName(domain: string): string {
+  return `remus-drbd@${domain}.service`;
+}
+
+/**
+ * The first of a domain's 16 minors where the configuration names none. Distinct ports give disjoint
+ * blocks, so adding or removing a domain never renumbers another one.
+ */
+export function defaultMinor(port: number): number {
+  return (port - PORT_MIN) * VOLUMES_PER_DOMAIN;
+}
+
+/**
+ * Smallest size of DRBD's flexible external meta-data for one peer: a bit for each 4 KiB of data, the 32
+ * KiB activity log and the superblock ("Metadata" in the DRBD user's guide, "estimating meta data size"),
+ * rounded up to whole extents of 4 MiB.
+ */
+export function metaBytes(dataBytes: number): number {
+  const sectors = Math.ceil(dataBytes / 512);
+  const needed = (Math.ceil(sectors / 2 ** 18) * 8 + 72) * 512;
+  const extent = 4 * 1024 * 1024;
+  return Math.ceil(needed / extent) * extent;
+}
