@@ -39,7 +39,10 @@ export class OperatorErrors extends OperatorError {
   readonly errors: readonly OperatorError[];
 
   constructor(errors: readonly OperatorError[]) {
-    super(errors.map((error) => error.message).join('\n'), Math.max(...errors.map((e) => e.exitCode)) as ExitCode);
+    super(
+      errors.map((error) => error.message).join('\n'),
+      Math.max(...errors.map((e) => e.exitCode)) as ExitCode,
+    );
     this.name = 'OperatorErrors';
     this.errors = errors;
   }
