@@ -61,7 +61,8 @@ export interface Domain {
   /** First of the domain's 16 DRBD minors. */
   minor: number;
   disks: Disk[];
-  journal: { volumeGroup: string; sizeBytes: number };
+  /** Absent with `protocol-d`, where the DRBD module itself buffers on the backup. */
+  journal?: { volumeGroup: string; sizeBytes: number };
   checkpoint: { intervalMs: number; failAfterMs: number };
   pin?: { dom0: number[]; guest: number[] };
   autoRecover: boolean;
@@ -104,5 +105,6 @@ export interface DomainLayout {
   pair: Pair;
   hosts: [HostConfig, HostConfig];
   volumes: VolumeLayout[];
-  journal: { volumeGroup: string; lv: string; sizeBytes: number };
+  /** Absent with `protocol-d`. */
+  journal?: { volumeGroup: string; lv: string; sizeBytes: number };
 }
