@@ -414,6 +414,16 @@ function whereExists(device: string, ...command: string[]): string[] {
   return ['find', device, '-maxdepth', '0', ...command];
 }
 
+const EVENTS2 = whereExists(
+  '/sys/module/drbd',
+  '-exec',
+  'drbdsetup',
+  'events2',
+  '--now',
+  '--statistics',
+  ';',
+);
+
 /** Both formats are tried: 8.4 writes v08, 9 writes v09. The first that is there is printed. */
 function metaCommand(device: string): string[] {
   const read = (format: string, ...more: string[]): string[] => [
@@ -470,10 +480,7 @@ export function probeCommands(
   add('proc-drbd', 'cat', '/proc/drbd');
   add('drbdadm-version', 'drbdadm', '--version');
   add('drbdadm-dump-xml', 'drbdadm', 'dump-xml');
-  add(
-    'events2',
-    ...whereExists('/sys/module/drbd', '-exec', 'drbdsetup', 'events2', '--now', '--statistics', ';'),
-  );
+  add('events2', ...EVENTS2);
   add('vgs', 'vgs', ...LVM_OPTIONS, '--options', VGS_COLUMNS);
   add('lvs', 'lvs', ...LVM_OPTIONS, '--options', LVS_COLUMNS);
   add('dmsetup-table', 'dmsetup', 'table');
@@ -538,8 +545,26 @@ const NO_SUCH_FILE = 'No such file or directory';
  *   few commands failed that cannot fail on a Debian host
  */
 export function parseFacts(host: string, results: ReadonlyMap<string, ProbeResult>): HostFacts {
+  return understood(host, () => readFacts(host, results));
+}
+
+/** The state of DRBD on a host, for waiting on it: a read-only command for `parseDrbdRunning`. */
+export function drbdCommand(): string[] {
+  return [...ENVIRONMENT, ...EVENTS2];
+}
+
+/**
+ * Reads the result of `drbdCommand`. Without the module there is no resource.
+ *
+ * @throws OperatorError that names host, tool and line where output is not understood
+ */
+export function parseDrbdRunning(host: string, result: ProbeResult): Fact<RunningResource[]> {
+  return understood(host, () => drbdRunning(result));
+}
+
+function understood<T>(host: string, read: () => T): T {
   try {
-    return readFacts(host, results);
+    return read();
   } catch (error) {
     if (!(error instanceof ParseError)) throw error;
     throw new OperatorError(
@@ -570,8 +595,10 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
     goodExitCodes: readonly number[] = [0],
   ): Fact<T> => {
     const { exitCode, stdout, stderr } = result(key);
-    if (exitCode === NOT_FOUND)
-      return { known: false, cause: 'not-installed', reason: `${key} is not installed` };
+    if (exitCode === NOT_FOUND) {
+      const tool = /^env: '(.+)': /m.exec(stderr)?.[1] ?? key;
+      return { known: false, cause: 'not-installed', reason: `${tool} is not installed` };
+    }
     if (goodExitCodes.includes(exitCode)) return { known: true, value: parse(stdout) };
     return { known: false, cause: 'failed', reason: firstLine(stderr) || `exit code ${exitCode}` };
   };
