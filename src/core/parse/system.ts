@@ -56,7 +56,25 @@ export function parseDiversions(text: string): Diversion[] {
 }
 
 /**
- * `DIGEST  FILE`, as `md5sum` and `sha256sum` print it; a backslash before the digest marks an escaped name.
+ * `DIGEST  FILE` lines of `md5sum` and `sha256sum`: file to digest.
+ *
+ * @throws ParseError
+ */
+export function parseDigests(tool: 'md5sum' | 'sha256sum', text: string): Record<string, string> {
+  const digits = tool === 'md5sum' ? 32 : 64;
+  return Object.fromEntries(
+    linesOf(tool, text).map((line) => {
+      const match = /^([0-9a-f]+) [ *](.+)$/.exec(line.text);
+      if (match?.[1]?.length !== digits || match[2] === undefined) {
+        return line.fail(`${digits} hexadecimal digits and a file are expected`);
+      }
+      return [match[2], match[1]] as const;
+    }),
+  );
+}
+
+/**
+ * The digest of a single file. A backslash before it marks a file name that is escaped.
  *
  * @throws ParseError
  */

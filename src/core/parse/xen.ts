@@ -33,6 +33,7 @@ export function parseXlInfo(text: string): XenFacts {
     capabilities: value('virt_caps')
       .text.split(/\s+/)
       .filter((word) => word !== ''),
+    cpuFeatures: value('hw_caps').text,
     totalMemoryBytes: number('total_memory') * MIB,
     freeMemoryBytes: number('free_memory') * MIB,
     cpus: number('nr_cpus'),
