@@ -1,0 +1,114 @@
+/** `remus-drbd status`: reads everything from the hosts, changes nothing. */
+import Table from 'cli-table3';
+import { ExitCode } from '../core/errors.js';
+import { drbdCommand, parseDrbdRunning, type RunningResource } from '../core/facts.js';
+import type { DomainLayout, HostConfig } from '../core/model.js';
+import { parseXlList } from '../core/parse/xen.js';
+import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
+import { formatSize } from '../core/units.js';
+import type { Host } from '../edge/host.js';
+import { eachHost } from '../edge/pool.js';
+
+export interface StatusResult {
+  domains: DomainStatus[];
+  /** Guarantee 5: anything but full protection of every domain shows in the exit code too. */
+  exitCode: ExitCode;
+}
+
+/** What a host said, before it is known of which domain: resources and running guests. */
+interface HostState {
+  resources: RunningResource[];
+  guests: string[];
+}
+
+/** Reads the state of all domains, all hosts side by side. A host that can't be reached is part of the state. */
+export async function readStatus(
+  layouts: readonly DomainLayout[],
+  connect: (host: HostConfig) => Promise<Host>,
+): Promise<StatusResult> {
+  const hosts = new Map(layouts.flatMap((layout) => layout.hosts).map((host) => [host.name, host]));
+  const outcomes = await eachHost([...hosts.values()], async (config) => {
+    const host = await connect(config);
+    try {
+      return await readHost(host);
+    } finally {
+      await host.close();
+    }
+  });
+  const states = new Map(outcomes.map((outcome) => [outcome.item.name, outcome]));
+  const domains = layouts.map((layout) => {
+    const answers: Record<string, HostAnswer> = {};
+    for (const { name } of layout.hosts) {
+      const outcome = states.get(name);
+      if (outcome === undefined || 'error' in outcome) {
+        answers[name] = { reached: false, reason: errorText(outcome?.error) };
+      } else {
+        answers[name] = {
+          reached: true,
+          resource: outcome.value.resources.find((resource) => resource.name === layout.domain.name),
+          guestRuns: outcome.value.guests.includes(layout.domain.name),
+        };
+      }
+    }
+    return domainStatus(layout, answers);
+  });
+  return {
+    domains,
+    exitCode: exitCodeOf(
+      domains,
+      outcomes.some((outcome) => 'error' in outcome),
+    ),
+  };
+}
+
+function exitCodeOf(domains: readonly DomainStatus[], unreachable: boolean): ExitCode {
+  if (unreachable) return ExitCode.unreachable;
+  return domains.every((domain) => domain.protection === 'protected') ? ExitCode.ok : ExitCode.failed;
+}
+
+async function readHost(host: Host): Promise<HostState> {
+  const results = await host.probe(
+    new Map([
+      ['events2', drbdCommand()],
+      ['xl-list', ['xl', 'list']],
+    ]),
+  );
+  const events = results.get('events2');
+  const list = results.get('xl-list');
+  if (events === undefined || list === undefined) throw new Error(`${host.name}: no answer`);
+  const resources = parseDrbdRunning(host.name, events);
+  return {
+    resources: resources.known ? resources.value : [],
+    guests: list.exitCode === 0 ? parseXlList(list.stdout).map((guest) => guest.name) : [],
+  };
+}
+
+function errorText(error: unknown): string {
+  return error instanceof Error ? (error.message.split('\n')[0] ?? '') : 'no answer';
+}
+
+/** The table for people: a line a domain, its reason below it. */
+export function statusTable(domains: readonly DomainStatus[], color: boolean): string {
+  const table = new Table({
+    head: ['pair', 'domain', 'protection', 'primary', 'backup', 'role', 'connection', 'disks', 'out of sync'],
+    style: color ? {} : { head: [], border: [] },
+  });
+  for (const domain of domains) {
+    const { resource } = domain;
+    table.push([
+      domain.pair,
+      domain.domain,
+      domain.protection,
+      domain.primary,
+      domain.backup,
+      resource === null ? '-' : `${resource.role}/${resource.peerRole}`,
+      resource === null ? '-' : resource.connectionState,
+      resource === null ? '-' : `${resource.diskState}/${resource.peerDiskState}`,
+      resource === null ? '-' : formatSize(resource.outOfSyncBytes),
+    ]);
+  }
+  const reasons = domains
+    .filter((domain) => domain.protection !== 'protected')
+    .map((domain) => `${domain.domain} is ${domain.protection}: ${domain.reason}`);
+  return [table.toString(), ...reasons].join('\n');
+}

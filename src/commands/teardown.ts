@@ -1,0 +1,37 @@
+/** `remus-drbd teardown`: the mirror image of `setup` for some or all domains; data stays unless named. */
+import { planTeardown, type TeardownOptions } from '../core/setup/teardown.js';
+import type { Desired } from '../core/setup/plan.js';
+import type { Progress } from '../edge/progress.js';
+import {
+  converge,
+  observe,
+  withHosts,
+  type PairResult,
+  type PairWork,
+  type SetupDependencies,
+} from './setup.js';
+
+/**
+ * Takes domains of one pair away.
+ *
+ * @throws OperatorError (refused) when a guest uses one of them; nothing was changed then
+ */
+export async function teardownPair(
+  work: PairWork,
+  dependencies: SetupDependencies,
+  options: TeardownOptions & { dryRun: boolean },
+  progress: Progress,
+): Promise<PairResult> {
+  const desired: Desired = { pair: work.pair, layouts: work.layouts, files: work.files };
+  return withHosts(work.pair, dependencies, options.dryRun, (hosts) =>
+    converge(
+      work.pair,
+      hosts,
+      () => observe(work, hosts),
+      (views) => planTeardown(desired, views, options),
+      dependencies,
+      { dryRun: options.dryRun, wait: false },
+      progress,
+    ),
+  );
+}

@@ -1,0 +1,749 @@
+/**
+ * The plan of `setup`: from what was observed of a pair's two hosts to the next round of steps.
+ *
+ * Order, because each needs the one before:
+ *   host:    directories, diversions, files, systemd's reload, modules, certificate, the peer's certificate
+ *   domain:  LVs, zeroes on new ones, device-mapper devices, meta-data, the unit (which brings DRBD up)
+ *   both:    connected, then the decision who has the data, then the first sync
+ *
+ * Data is safe by these rules. Meta-data is only created where there is none, and only on a volume that is
+ * known to be zero, is the source, holds nothing, or was named to be overwritten. The first sync is skipped
+ * only where both sides are known to be zero, and that knowledge (the tag `zeroed`) is taken away before
+ * anything can rely on it twice. Nothing here ever promotes by force a resource that either side has data
+ * in according to DRBD.
+ */
+import { ExitCode, OperatorError } from '../errors.js';
+import { contentProblem } from './content.js';
+import type { LogicalVolume, RunningResource } from '../facts.js';
+import { TLS_CERTIFICATE, REQUIRED_MODULES, XEN_SCRIPTS } from '../facts.js';
+import type { DomainLayout, HostConfig, Pair, VolumeLayout } from '../model.js';
+import { lvPath, mapperPath, metaBytes, Paths, Tags, unitName } from '../names.js';
+import { formatSize } from '../units.js';
+import { textFile, type DesiredFile } from './files.js';
+import { LONG_MS, MEDIUM_MS, SHORT_MS, type Round, type Step, type Wait } from './step.js';
+import { known, running, TLS_KEY, type HostView, type Views } from './view.js';
+
+/** What one pair has to look like. */
+export interface Desired {
+  pair: Pair;
+  layouts: DomainLayout[];
+  /** By host name. */
+  files: Record<string, DesiredFile[]>;
+}
+
+export interface PlanOptions {
+  /** Volumes that may lose what is on them, as `HOST:VG/LV`. */
+  overwrite: ReadonlySet<string>;
+}
+
+/** Where the certificate is kept that a host must see from its peer. */
+export function peerCertificatePath(peer: string): string {
+  return `${Paths.tls}/peer-${peer}.crt`;
+}
+
+/** The next round for one pair. Empty lanes and no waits: everything is as it has to be. */
+export function planSetup(desired: Desired, views: Views, options: PlanOptions): Round {
+  const lanes = desired.pair.hosts.map((host) => hostLane(desired, views, host, options));
+  if (lanes.some((lane) => lane.length > 0))
+    return { lanes: lanes.filter((lane) => lane.length > 0), waits: [] };
+  const waits: Wait[] = [];
+  const joint: Step[][] = [];
+  for (const layout of desired.layouts) {
+    if (layout.domain.engine === 'protocol-d') continue;
+    const { steps, wait } = jointLane(layout, views);
+    if (steps.length > 0) joint.push(steps);
+    if (wait !== undefined) waits.push(wait);
+  }
+  return { lanes: joint, waits };
+}
+
+/** Collects the steps of a lane while each changes the view that the following ones are planned from. */
+class Lane {
+  readonly steps: Step[] = [];
+  readonly views: Views;
+
+  constructor(views: Views) {
+    this.views = structuredClone(views);
+  }
+
+  view(host: string): HostView {
+    return viewOf(this.views, host);
+  }
+
+  add(step: Step): void {
+    this.steps.push(step);
+    step.effect(this.view(step.host), this.views);
+  }
+}
+
+function viewOf(views: Views, host: string): HostView {
+  const view = views[host];
+  if (view === undefined) throw new Error(`no view of ${host}`);
+  return view;
+}
+
+function hostLane(desired: Desired, views: Views, host: HostConfig, options: PlanOptions): Step[] {
+  const lane = new Lane(views);
+  planDirectories(lane, host.name);
+  planDiversions(lane, host.name, desired);
+  planFiles(lane, host.name, desired);
+  planModules(lane, host.name);
+  planCertificates(lane, host.name, desired);
+  for (const layout of desired.layouts) {
+    // The original module is driven by whoever has it; its devices are not ours to make.
+    if (layout.domain.engine === 'protocol-d') continue;
+    planVolumes(lane, host.name, layout);
+    planMetaData(lane, host.name, layout, options);
+    planUnit(lane, host.name, layout);
+  }
+  return lane.steps;
+}
+
+function run(
+  host: string,
+  domain: string | undefined,
+  title: string,
+  reason: string,
+  argv: string[],
+  effect: Step['effect'],
+  deadlineMs = SHORT_MS,
+): Step {
+  return {
+    host,
+    ...(domain === undefined ? {} : { domain }),
+    title,
+    reason,
+    action: { kind: 'run', argv },
+    deadlineMs,
+    effect,
+  };
+}
+
+function planDirectories(lane: Lane, host: string): void {
+  const mode = lane.view(host).tls.directoryMode;
+  if (mode === 0o700) return;
+  lane.add(
+    run(
+      host,
+      undefined,
+      `make ${Paths.tls}`,
+      mode === undefined ? 'it is not there' : `its mode is ${mode.toString(8)}, 700 is required`,
+      ['install', '-d', '-m', '0700', Paths.tls],
+      (view) => {
+        view.tls.directoryMode = 0o700;
+      },
+    ),
+  );
+}
+
+/** The distribution's files that ours take the place of; dpkg keeps them aside over upgrades. */
+function divertedPaths(files: readonly DesiredFile[]): string[] {
+  const paths: string[] = [...XEN_SCRIPTS, Paths.drbdGlobal];
+  return paths.filter((path) => files.some((file) => file.path === path));
+}
+
+function planDiversions(lane: Lane, host: string, desired: Desired): void {
+  const view = lane.view(host);
+  const diversions = known(view.facts.diversions, host, 'the list of diversions');
+  for (const path of divertedPaths(filesFor(desired, view))) {
+    if (diversions.some((diversion) => diversion.path === path)) continue;
+    const aside = `${path}.distrib`;
+    lane.add(
+      run(
+        host,
+        undefined,
+        `keep the distribution's ${path} aside`,
+        'it is not diverted',
+        ['dpkg-divert', '--local', '--rename', '--divert', aside, '--add', path],
+        (after) => {
+          known(after.facts.diversions, host, 'the list of diversions').push({ path, divertedTo: aside });
+          delete after.files[path];
+        },
+      ),
+    );
+  }
+}
+
+/** The files for a host, without DRBD's global file where its owner has written one of his own. */
+function filesFor(desired: Desired, view: HostView): DesiredFile[] {
+  const files = desired.files[view.facts.host] ?? [];
+  return view.ownGlobalFile ? files.filter((file) => file.path !== Paths.drbdGlobal) : files;
+}
+
+function planFiles(lane: Lane, host: string, desired: Desired): void {
+  for (const file of filesFor(desired, lane.view(host))) addFile(lane, host, file);
+  if (!lane.view(host).reloadNeeded) return;
+  lane.add(
+    run(
+      host,
+      undefined,
+      'let systemd read its units again',
+      'a unit file is newer than what systemd has read',
+      ['systemctl', 'daemon-reload'],
+      (view) => {
+        view.reloadNeeded = false;
+      },
+    ),
+  );
+}
+
+function addFile(lane: Lane, host: string, file: DesiredFile): void {
+  const present = lane.view(host).files[file.path];
+  if (present?.sha256 === file.sha256 && present.mode === file.mode) return;
+  const reason =
+    present === undefined
+      ? 'it is not there'
+      : present.sha256 === file.sha256
+        ? `its mode is ${present.mode.toString(8)}, ${file.mode.toString(8)} is required`
+        : 'its content differs';
+  lane.add({
+    host,
+    ...(file.domain === undefined ? {} : { domain: file.domain }),
+    title: `write ${file.path}`,
+    reason,
+    action: { kind: 'write', path: file.path, mode: file.mode, content: file.content },
+    deadlineMs: MEDIUM_MS,
+    effect: (view) => {
+      view.files[file.path] = { sha256: file.sha256, mode: file.mode };
+      if (file.path === Paths.unit) view.reloadNeeded = true;
+    },
+  });
+}
+
+function planModules(lane: Lane, host: string): void {
+  const { loadedModules, availableModules } = lane.view(host).facts;
+  const available = known(availableModules, host, 'the list of kernel modules');
+  const missing = REQUIRED_MODULES.filter(
+    (name) => !loadedModules.includes(name) && available[name]?.builtIn !== true,
+  );
+  if (missing.length === 0) return;
+  lane.add(
+    run(
+      host,
+      undefined,
+      'load kernel modules',
+      `not loaded: ${missing.join(', ')}`,
+      ['modprobe', '--all', ...missing],
+      (view) => {
+        view.facts.loadedModules.push(...missing);
+      },
+    ),
+  );
+}
+
+/** Stands for a certificate that this run will make, in a dry run. */
+function certificateToCome(host: string): string {
+  return `(the certificate of ${host}, made in this run)\n`;
+}
+
+function planCertificates(lane: Lane, host: string, desired: Desired): void {
+  if (lane.view(host).tls.certificate === undefined) {
+    lane.add(
+      run(
+        host,
+        undefined,
+        'make the private key and certificate',
+        'there is none, or the two do not fit together',
+        [
+          ...[
+            'openssl',
+            'req',
+            '-x509',
+            '-newkey',
+            'ec',
+            '-pkeyopt',
+            'ec_paramgen_curve:prime256v1',
+            '-nodes',
+          ],
+          // Certificates are pinned, never chained, so that their end would only be an outage.
+          ...['-days', '36500', '-subj', `/CN=${host}`, '-addext', `subjectAltName=DNS:${host}`],
+          ...['-keyout', TLS_KEY, '-out', TLS_CERTIFICATE],
+        ],
+        (view) => {
+          view.tls.certificate = certificateToCome(host);
+        },
+      ),
+    );
+  }
+  for (const peer of desired.pair.hosts) {
+    if (peer.name === host) continue;
+    const certificate = lane.view(peer.name).tls.certificate;
+    // Made in this round: the next one sees it.
+    if (certificate === undefined) continue;
+    addFile(lane, host, peerCertificateFile(peer.name, certificate));
+  }
+}
+
+export function peerCertificateFile(peer: string, certificate: string): DesiredFile {
+  return textFile(peerCertificatePath(peer), 0o600, certificate);
+}
+
+function planVolumes(lane: Lane, host: string, layout: DomainLayout): void {
+  const { domain } = layout;
+  for (const volume of layout.volumes) {
+    if (volume.makeData) {
+      addVolume(lane, host, domain.name, volume.volumeGroup, volume.dataLv, volume.sizeBytes ?? 0, true);
+    } else {
+      activate(lane, host, domain.name, volume.volumeGroup, volume.dataLv);
+    }
+    const data = findVolume(lane.view(host), volume.volumeGroup, volume.dataLv);
+    addVolume(
+      lane,
+      host,
+      domain.name,
+      volume.volumeGroup,
+      volume.metaLv,
+      metaBytes(volume.sizeBytes ?? data?.sizeBytes ?? 0),
+      false,
+    );
+  }
+  const { journal } = layout;
+  if (journal !== undefined) {
+    addVolume(lane, host, domain.name, journal.volumeGroup, journal.lv, journal.sizeBytes, false);
+  }
+  for (const volume of layout.volumes) planZeroes(lane, host, domain.name, volume);
+  planMappers(lane, host, layout);
+}
+
+function addVolume(
+  lane: Lane,
+  host: string,
+  domain: string,
+  volumeGroup: string,
+  name: string,
+  sizeBytes: number,
+  holdsData: boolean,
+): void {
+  const found = findVolume(lane.view(host), volumeGroup, name);
+  if (found !== undefined) {
+    refuseForeign(host, domain, found, sizeBytes);
+    activate(lane, host, domain, volumeGroup, name);
+    return;
+  }
+  const tags: string[] = holdsData ? [Tags.made, Tags.fresh] : [Tags.made];
+  lane.add(
+    run(
+      host,
+      domain,
+      `make LV ${volumeGroup}/${name} (${formatSize(sizeBytes)})`,
+      'it is not there',
+      [
+        ...['lvcreate', '--yes', '--wipesignatures', 'y', '--zero', 'y'],
+        ...tags.flatMap((tag) => ['--addtag', tag]),
+        ...['--name', name, '--size', `${sizeBytes}b`, volumeGroup],
+      ],
+      (view) => {
+        known(view.facts.logicalVolumes, host, 'the list of LVs').push({
+          volumeGroup,
+          name,
+          sizeBytes,
+          tags,
+          active: true,
+          open: false,
+          segmentType: 'linear',
+        });
+        view.facts.metaData[lvPath(volumeGroup, name)] = { state: 'none' };
+      },
+      MEDIUM_MS,
+    ),
+  );
+}
+
+function refuseForeign(host: string, domain: string, found: LogicalVolume, sizeBytes: number): void {
+  const name = `${found.volumeGroup}/${found.name}`;
+  if (!found.tags.includes(Tags.made)) {
+    throw new OperatorError(
+      `${domain} on ${host}: LV ${name} is there already and was not made by remus-drbd (it has no tag ` +
+        `"${Tags.made}"); nothing was changed on it. Rename or remove it, or, if it is the guest's disk, name it in ` +
+        `the configuration with "logicalVolume".`,
+      ExitCode.refused,
+    );
+  }
+  if (found.sizeBytes < sizeBytes) {
+    throw new OperatorError(
+      `${domain} on ${host}: LV ${name} has ${formatSize(found.sizeBytes)}, the configuration asks for ` +
+        `${formatSize(sizeBytes)}; nothing was changed on it. Setup does not resize volumes that are in place: ` +
+        `set the size in the configuration back, or see "Growing a disk" in docs/operations.md.`,
+      ExitCode.refused,
+    );
+  }
+}
+
+function activate(lane: Lane, host: string, domain: string, volumeGroup: string, name: string): void {
+  const found = findVolume(lane.view(host), volumeGroup, name);
+  if (found === undefined || found.active) return;
+  lane.add(
+    run(
+      host,
+      domain,
+      `activate LV ${volumeGroup}/${name}`,
+      'it is not active',
+      ['lvchange', '--activate', 'y', `${volumeGroup}/${name}`],
+      (view) => {
+        const volume = findVolume(view, volumeGroup, name);
+        if (volume) volume.active = true;
+      },
+      MEDIUM_MS,
+    ),
+  );
+}
+
+/** Zeroes on both sides are equal on both sides: what lets the first sync be left out. */
+function planZeroes(lane: Lane, host: string, domain: string, volume: VolumeLayout): void {
+  const found = findVolume(lane.view(host), volume.volumeGroup, volume.dataLv);
+  if (!found?.tags.includes(Tags.fresh)) return;
+  const path = lvPath(volume.volumeGroup, volume.dataLv);
+  if (found.open) {
+    throw new OperatorError(
+      `${domain} on ${host}: ${path} has the tag "${Tags.fresh}" (its content is not known yet) but something has ` +
+        `it open; it was not filled with zeroes. Find out what uses it (lsblk ${path}); if that is wanted, take the ` +
+        `tag away: lvchange --deltag ${Tags.fresh} ${volume.volumeGroup}/${volume.dataLv}`,
+      ExitCode.refused,
+    );
+  }
+  const argv = ['blkdiscard', '--force', '--zeroout', '--verbose', '--step', String(2 ** 30), path];
+  const step = run(
+    host,
+    domain,
+    `fill ${path} with zeroes`,
+    'it is new and its content is not known',
+    argv,
+    () => undefined,
+    LONG_MS,
+  );
+  lane.add({ ...step, action: { kind: 'run', argv, progress: true } });
+  lane.add(changeTags(host, domain, volume, [Tags.fresh], [Tags.zeroed], 'it was filled with zeroes'));
+}
+
+function changeTags(
+  host: string,
+  domain: string,
+  volume: VolumeLayout,
+  remove: string[],
+  add: string[],
+  reason: string,
+): Step {
+  const name = `${volume.volumeGroup}/${volume.dataLv}`;
+  const words = [...remove.map((tag) => `-${tag}`), ...add.map((tag) => `+${tag}`)].join(' ');
+  return run(
+    host,
+    domain,
+    `tag LV ${name} ${words}`,
+    reason,
+    [
+      'lvchange',
+      ...remove.flatMap((tag) => ['--deltag', tag]),
+      ...add.flatMap((tag) => ['--addtag', tag]),
+      name,
+    ],
+    (view) => {
+      const found = findVolume(view, volume.volumeGroup, volume.dataLv);
+      if (found) found.tags = [...found.tags.filter((tag) => !remove.includes(tag)), ...add];
+    },
+  );
+}
+
+function planMappers(lane: Lane, host: string, layout: DomainLayout): void {
+  const present = known(lane.view(host).facts.dm, host, 'the device-mapper table');
+  const missing = layout.volumes.filter(
+    (volume) => !present.some((device) => device.name === volume.mapper && device.segments.length > 0),
+  );
+  if (missing.length === 0) return;
+  lane.add(
+    run(
+      host,
+      layout.domain.name,
+      `map the devices of ${layout.domain.name}`,
+      `not there: ${missing.map((volume) => mapperPath(volume.mapper)).join(', ')}`,
+      [Paths.devicesScript, 'map', layout.domain.name],
+      (view) => {
+        const devices = known(view.facts.dm, host, 'the device-mapper table');
+        for (const volume of missing) {
+          devices.push({
+            name: volume.mapper,
+            device: '',
+            openCount: 0,
+            suspended: false,
+            segments: [{ startSector: 0, sectors: (volume.sizeBytes ?? 0) / 512, kind: 'linear' }],
+          });
+        }
+      },
+      MEDIUM_MS,
+    ),
+  );
+}
+
+function planMetaData(lane: Lane, host: string, layout: DomainLayout, options: PlanOptions): void {
+  const domain = layout.domain.name;
+  if (running(lane.view(host), domain) !== undefined) return;
+  for (const volume of layout.volumes) {
+    const path = lvPath(volume.volumeGroup, volume.metaLv);
+    const state = lane.view(host).facts.metaData[path]?.state ?? 'none';
+    if (state === 'valid' || state === 'busy') continue;
+    const problem = contentProblem(layout, host, volume, lane.view(host), options.overwrite);
+    if (problem !== undefined) throw new OperatorError(problem, ExitCode.refused);
+    lane.add(
+      run(
+        host,
+        domain,
+        `make the DRBD meta-data of ${domain}/${volume.volume} on ${path}`,
+        'there is none',
+        ['drbdadm', 'create-md', '--force', `${domain}/${volume.volume}`],
+        (view) => {
+          view.facts.metaData[path] = { state: 'valid', format: 'v08', uuids: [], flags: [], fresh: true };
+        },
+        MEDIUM_MS,
+      ),
+    );
+  }
+}
+
+function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
+  const domain = layout.domain.name;
+  const unit = unitName(domain);
+  const state = known(lane.view(host).facts.units, host, 'the state of units')[unit];
+  const attached = (view: HostView): void => {
+    const resources = known(view.facts.drbdRunning, host, 'the running resources');
+    if (resources.some((resource) => resource.name === domain)) return;
+    resources.push(foreseenResource(layout));
+    view.adjust[domain] = [];
+  };
+  if (state?.activeState !== 'active' || state.fileState !== 'enabled') {
+    lane.add(
+      run(
+        host,
+        domain,
+        `enable and start ${unit}`,
+        `it is ${state === undefined || state.fileState === '' ? 'unknown' : state.fileState} and ${state?.activeState ?? 'unknown'}`,
+        ['systemctl', 'enable', '--now', unit],
+        (view) => {
+          known(view.facts.units, host, 'the state of units')[unit] = {
+            loadState: 'loaded',
+            activeState: 'active',
+            fileState: 'enabled',
+          };
+          attached(view);
+        },
+        MEDIUM_MS,
+      ),
+    );
+    return;
+  }
+  const commands = lane.view(host).adjust[domain];
+  // A resource file written in this round may ask for more; the next round sees it.
+  if (running(lane.view(host), domain) !== undefined && commands?.length === 0) return;
+  lane.add(
+    run(
+      host,
+      domain,
+      `adjust the DRBD resource ${domain}`,
+      commands === undefined || commands.length === 0
+        ? 'it is not up'
+        : `DRBD differs from its configuration: ${commands.join('; ')}`,
+      ['drbdadm', 'adjust', domain],
+      (view) => {
+        view.adjust[domain] = [];
+        attached(view);
+      },
+      MEDIUM_MS,
+    ),
+  );
+}
+
+/** What a resource looks like right after it came up for the first time. */
+function foreseenResource(layout: DomainLayout): RunningResource {
+  return {
+    name: layout.domain.name,
+    role: 'Secondary',
+    suspended: 'no',
+    volumes: Object.fromEntries(
+      layout.volumes.map(({ volume, minor }) => [volume, { volume, minor, disk: 'Inconsistent' as const }]),
+    ),
+    connections: [
+      {
+        peer: 'peer',
+        connection: 'Connecting',
+        peerRole: 'Unknown',
+        volumes: Object.fromEntries(
+          layout.volumes.map(({ volume }) => [
+            volume,
+            {
+              volume,
+              replication: 'Off' as const,
+              peerDisk: 'DUnknown' as const,
+              resyncSuspended: 'no',
+              outOfSyncBytes: 0,
+            },
+          ]),
+        ),
+      },
+    ],
+  };
+}
+
+/** What needs both hosts: who has the data, and the first sync. */
+function jointLane(layout: DomainLayout, views: Views): { steps: Step[]; wait?: Wait } {
+  const domain = layout.domain.name;
+  const source = layout.domain.primary;
+  const lane = new Lane(views);
+  const resource = running(lane.view(source), domain);
+  if (resource === undefined) throw new Error(`${domain} is not up on ${source}`);
+  const connection = resource.connections[0];
+  if (connection?.connection === 'StandAlone') {
+    throw new OperatorError(
+      `${domain} on ${source}: DRBD is StandAlone, Connected is required; nothing was changed. ` +
+        `DRBD has dropped the connection by itself, most often because both sides have data of their own ` +
+        `("journalctl -k -g drbd" on ${source} has the reason). Decide which side's data is discarded, then ` +
+        `connect by hand: see "Split data" in docs/operations.md.`,
+      ExitCode.refused,
+    );
+  }
+  if (connection?.connection !== 'Connected') {
+    return { steps: [], wait: connectWait(layout, source, connection?.connection ?? 'no connection') };
+  }
+
+  let forced = false;
+  for (const volume of layout.volumes) {
+    const disk = resource.volumes[volume.volume]?.disk;
+    const peerDisk = connection.volumes[volume.volume]?.peerDisk;
+    const zeroed = layout.hosts.filter(({ name }) => tagged(lane.view(name), volume, Tags.zeroed));
+    if (disk === 'Inconsistent' && peerDisk === 'Inconsistent') {
+      // The knowledge goes first: if this run dies in between, the next one copies everything.
+      for (const { name } of zeroed) {
+        lane.add(changeTags(name, domain, volume, [Tags.zeroed], [], 'it is about to hold data'));
+      }
+      if (zeroed.length === layout.hosts.length) lane.add(skipSync(layout, volume, source));
+      else forced = true;
+    } else {
+      for (const { name } of zeroed) {
+        lane.add(changeTags(name, domain, volume, [Tags.zeroed], [], 'it may hold data by now'));
+      }
+    }
+  }
+  if (forced) {
+    for (const step of firstSync(layout, source)) lane.add(step);
+  }
+  if (lane.steps.length > 0) return { steps: lane.steps };
+
+  const behind = layout.volumes.filter(
+    ({ volume }) =>
+      resource.volumes[volume]?.disk !== 'UpToDate' || connection.volumes[volume]?.peerDisk !== 'UpToDate',
+  );
+  if (behind.length === 0) return { steps: [] };
+  return { steps: [], wait: syncWait(layout, source, resource, behind) };
+}
+
+function skipSync(layout: DomainLayout, volume: VolumeLayout, source: string): Step {
+  const domain = layout.domain.name;
+  return run(
+    source,
+    domain,
+    `take ${domain}/${volume.volume} as equal on both sides, without a first sync`,
+    'both LVs are new and were filled with zeroes',
+    ['drbdadm', 'new-current-uuid', '--clear-bitmap', `${domain}/${volume.volume}`],
+    (_view, views) => settle(layout, views, [volume.volume]),
+  );
+}
+
+/** Promotion by force is what tells DRBD that this side has the data. Nothing reads or writes meanwhile. */
+function firstSync(layout: DomainLayout, source: string): Step[] {
+  const domain = layout.domain.name;
+  return [
+    run(
+      source,
+      domain,
+      `take ${source} as the source of ${domain} and start the first sync`,
+      `neither side has data according to DRBD, and ${source} is the primary in the configuration`,
+      ['drbdadm', 'primary', '--force', domain],
+      (_view, views) => {
+        for (const { volume } of layout.volumes) {
+          const resource = running(viewOf(views, source), domain);
+          const mine = resource?.volumes[volume];
+          const peer = resource?.connections[0]?.volumes[volume];
+          if (mine?.disk === 'Inconsistent') mine.disk = 'UpToDate';
+          if (peer?.peerDisk === 'Inconsistent') peer.replication = 'SyncSource';
+        }
+      },
+      MEDIUM_MS,
+    ),
+    run(
+      source,
+      domain,
+      `make ${domain} secondary again`,
+      'the guest’s block script promotes it when the guest starts',
+      ['drbdadm', 'secondary', domain],
+      () => undefined,
+    ),
+  ];
+}
+
+/** In a dry run: both sides of these volumes become UpToDate. */
+function settle(layout: DomainLayout, views: Views, volumes: readonly number[]): void {
+  for (const { name } of layout.hosts) {
+    const resource = running(viewOf(views, name), layout.domain.name);
+    for (const volume of volumes) {
+      const mine = resource?.volumes[volume];
+      const peer = resource?.connections[0]?.volumes[volume];
+      if (mine) mine.disk = 'UpToDate';
+      if (peer) {
+        peer.peerDisk = 'UpToDate';
+        peer.replication = 'Established';
+      }
+    }
+  }
+}
+
+function connectWait(layout: DomainLayout, host: string, state: string): Wait {
+  return {
+    kind: 'connect',
+    host,
+    domain: layout.domain.name,
+    reason: `${layout.domain.name} on ${host} is ${state}, Connected is required`,
+    effect: (views) => {
+      for (const { name } of layout.hosts) {
+        const connection = running(viewOf(views, name), layout.domain.name)?.connections[0];
+        if (connection === undefined) continue;
+        connection.connection = 'Connected';
+        for (const peer of Object.values(connection.volumes)) {
+          if (peer.peerDisk === 'DUnknown') peer.peerDisk = 'Inconsistent';
+          peer.replication = 'Established';
+        }
+      }
+    },
+  };
+}
+
+function syncWait(
+  layout: DomainLayout,
+  host: string,
+  resource: RunningResource,
+  behind: readonly VolumeLayout[],
+): Wait {
+  const peers = resource.connections[0]?.volumes ?? {};
+  const words = behind.map(({ volume }) => {
+    const peer = peers[volume];
+    return `volume ${volume} is ${resource.volumes[volume]?.disk ?? 'unknown'}/${peer?.peerDisk ?? 'unknown'}, ${peer?.replication ?? 'unknown'}`;
+  });
+  return {
+    kind: 'sync',
+    host,
+    domain: layout.domain.name,
+    reason: `${layout.domain.name} on ${host}: ${words.join('; ')}; UpToDate/UpToDate is required`,
+    effect: (views) =>
+      settle(
+        layout,
+        views,
+        behind.map(({ volume }) => volume),
+      ),
+  };
+}
+
+function findVolume(view: HostView, volumeGroup: string, name: string): LogicalVolume | undefined {
+  return known(view.facts.logicalVolumes, view.facts.host, 'the list of LVs').find(
+    (volume) => volume.volumeGroup === volumeGroup && volume.name === name,
+  );
+}
+
+function tagged(view: HostView, volume: VolumeLayout, tag: string): boolean {
+  return findVolume(view, volume.volumeGroup, volume.dataLv)?.tags.includes(tag) ?? false;
+}

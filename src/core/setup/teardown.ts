@@ -1,0 +1,263 @@
+/**
+ * The plan of `teardown`, the mirror image of setup's: unit (which takes DRBD and the device-mapper devices
+ * down), files, and the distribution's files put back; LVs only of domains that are named for it.
+ *
+ * What is kept for a domain is its data, with the DRBD meta-data and the barrier volume that belong to it:
+ * a later setup takes up where this one left off, without a new sync. The journal is always removed; it
+ * holds nothing while the domain is not protected.
+ */
+import { ExitCode, OperatorError } from '../errors.js';
+import { XEN_SCRIPTS } from '../facts.js';
+import { Paths, Tags, unitName } from '../names.js';
+import type { DomainLayout } from '../model.js';
+import type { Desired } from './plan.js';
+import { peerCertificatePath } from './plan.js';
+import { MEDIUM_MS, SHORT_MS, type Round, type Step } from './step.js';
+import { known, running, TLS_KEY, type HostView, type Views } from './view.js';
+import { TLS_CERTIFICATE } from '../facts.js';
+
+export interface TeardownOptions {
+  /** The domains to take away. */
+  domains: ReadonlySet<string>;
+  /** Domains whose data is deleted with them. */
+  deleteData: ReadonlySet<string>;
+}
+
+/**
+ * The next round for one pair.
+ *
+ * @param desired what setup would make, with the files of all domains of the pair
+ * @throws OperatorError (refused) when a guest still uses a resource
+ */
+export function planTeardown(desired: Desired, views: Views, options: TeardownOptions): Round {
+  const layouts = desired.layouts.filter((layout) => options.domains.has(layout.domain.name));
+  for (const layout of layouts) {
+    for (const { name } of layout.hosts) refuseInUse(layout, viewOf(views, name));
+  }
+  const lanes = desired.pair.hosts.map(({ name }) => {
+    const view = structuredClone(viewOf(views, name));
+    return layouts
+      .flatMap((layout) => domainSteps(layout, view, desired, options))
+      .concat(hostSteps(view, desired, layouts.length === desired.layouts.length));
+  });
+  return { lanes: lanes.filter((lane) => lane.length > 0), waits: [] };
+}
+
+function viewOf(views: Views, host: string): HostView {
+  const view = views[host];
+  if (view === undefined) throw new Error(`no view of ${host}`);
+  return view;
+}
+
+function refuseInUse(layout: DomainLayout, view: HostView): void {
+  const domain = layout.domain.name;
+  const resource = running(view, domain);
+  const guests = view.facts.guests;
+  const guestRuns = guests.known && guests.value.some((guest) => guest.name === domain);
+  if (resource?.role !== 'Primary' && !guestRuns) return;
+  throw new OperatorError(
+    `${domain} on ${view.facts.host}: refusing to tear down: ` +
+      `${guestRuns ? 'the guest runs there' : 'DRBD is Primary there, so something uses the disk'}; nothing was changed. ` +
+      `Shut the guest down first (xl shutdown ${domain}), or demote the resource (drbdadm secondary ${domain}).`,
+    ExitCode.refused,
+  );
+}
+
+function step(
+  host: string,
+  domain: string | undefined,
+  title: string,
+  reason: string,
+  argv: string[],
+  effect: Step['effect'],
+  deadlineMs = SHORT_MS,
+): Step {
+  const base = { host, title, reason, action: { kind: 'run' as const, argv }, deadlineMs, effect };
+  return domain === undefined ? base : { ...base, domain };
+}
+
+function domainSteps(
+  layout: DomainLayout,
+  view: HostView,
+  desired: Desired,
+  options: TeardownOptions,
+): Step[] {
+  const { host } = view.facts;
+  const domain = layout.domain.name;
+  const steps: Step[] = [];
+  const unit = unitName(domain);
+  const state = known(view.facts.units, host, 'the state of units')[unit];
+  if (state !== undefined && (state.activeState === 'active' || state.fileState === 'enabled')) {
+    steps.push(
+      step(
+        host,
+        domain,
+        `stop and disable ${unit}`,
+        `it is ${state.fileState} and ${state.activeState}`,
+        ['systemctl', 'disable', '--now', unit],
+        (after) => {
+          known(after.facts.units, host, 'the state of units')[unit] = {
+            loadState: 'loaded',
+            activeState: 'inactive',
+            fileState: 'disabled',
+          };
+          takeDown(after, layout);
+        },
+        MEDIUM_MS,
+      ),
+    );
+  } else if (running(view, domain) !== undefined || mapped(view, layout)) {
+    // The unit is gone or failed, but what it made is there.
+    steps.push(
+      step(
+        host,
+        domain,
+        `take the devices of ${domain} down`,
+        'DRBD or its devices are still up',
+        [Paths.devicesScript, 'down', domain],
+        (after) => takeDown(after, layout),
+        MEDIUM_MS,
+      ),
+    );
+  }
+  const files = (desired.files[host] ?? []).filter((file) => file.domain === domain);
+  steps.push(
+    ...removeFiles(
+      view,
+      domain,
+      files.map((file) => file.path),
+    ),
+  );
+  steps.push(...volumeSteps(layout, view, options));
+  return steps;
+}
+
+function mapped(view: HostView, layout: DomainLayout): boolean {
+  const names = layout.volumes.map((volume) => volume.mapper);
+  return known(view.facts.dm, view.facts.host, 'the device-mapper table').some((one) =>
+    names.includes(one.name),
+  );
+}
+
+function takeDown(view: HostView, layout: DomainLayout): void {
+  const { host } = view.facts;
+  const names = layout.volumes.map((volume) => volume.mapper);
+  const devices = known(view.facts.dm, host, 'the device-mapper table');
+  devices.splice(0, devices.length, ...devices.filter((one) => !names.includes(one.name)));
+  const resources = known(view.facts.drbdRunning, host, 'the running DRBD resources');
+  resources.splice(0, resources.length, ...resources.filter((one) => one.name !== layout.domain.name));
+}
+
+function removeFiles(view: HostView, domain: string | undefined, paths: readonly string[]): Step[] {
+  const present = paths.filter((path) => view.files[path] !== undefined);
+  if (present.length === 0) return [];
+  const what = domain === undefined ? 'the files that all domains share' : `the files of ${domain}`;
+  return [
+    step(
+      view.facts.host,
+      domain,
+      `remove ${what}`,
+      `there: ${present.join(', ')}`,
+      ['rm', '-f', '--', ...present],
+      (after) => {
+        for (const path of present) delete after.files[path];
+      },
+    ),
+  ];
+}
+
+function volumeSteps(layout: DomainLayout, view: HostView, options: TeardownOptions): Step[] {
+  const { host } = view.facts;
+  const domain = layout.domain.name;
+  const present = known(view.facts.logicalVolumes, host, 'the list of LVs');
+  const { journal } = layout;
+  const remove: [string, string][] = journal === undefined ? [] : [[journal.volumeGroup, journal.lv]];
+  if (options.deleteData.has(domain)) {
+    for (const volume of layout.volumes) {
+      remove.push([volume.volumeGroup, volume.metaLv]);
+      // A volume that the user brought is the user's, whatever is deleted.
+      if (volume.makeData) remove.push([volume.volumeGroup, volume.dataLv]);
+    }
+  }
+  return remove.flatMap(([volumeGroup, name]) => {
+    const found = present.find((volume) => volume.volumeGroup === volumeGroup && volume.name === name);
+    if (found === undefined || !found.tags.includes(Tags.made)) return [];
+    return [
+      step(
+        host,
+        domain,
+        `remove LV ${volumeGroup}/${name}`,
+        name === journal?.lv
+          ? 'its journal is not needed any more'
+          : `the data of ${domain} is to be deleted`,
+        ['lvremove', '--yes', `${volumeGroup}/${name}`],
+        (after) => {
+          const volumes = known(after.facts.logicalVolumes, host, 'the list of LVs');
+          const index = volumes.findIndex((one) => one.volumeGroup === volumeGroup && one.name === name);
+          if (index >= 0) volumes.splice(index, 1);
+        },
+        MEDIUM_MS,
+      ),
+    ];
+  });
+}
+
+/** What all domains of a host share goes with the last of them. */
+function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[] {
+  if (!lastDomain) return [];
+  const { host } = view.facts;
+  const shared = (desired.files[host] ?? [])
+    .filter((file) => file.domain === undefined)
+    .map((file) => file.path);
+  const own = [
+    TLS_KEY,
+    TLS_CERTIFICATE,
+    ...desired.pair.hosts.filter((peer) => peer.name !== host).map((peer) => peerCertificatePath(peer.name)),
+  ];
+  const global: string[] = view.ownGlobalFile ? [Paths.drbdGlobal] : [];
+  const paths = [...shared, ...own].filter((path) => !global.includes(path));
+  const steps = removeFiles(view, undefined, paths);
+  for (const path of [...XEN_SCRIPTS, Paths.drbdGlobal]) {
+    const diversion = known(view.facts.diversions, host, 'the list of diversions').find(
+      (one) => one.path === path && one.package === undefined && one.divertedTo === `${path}.distrib`,
+    );
+    if (diversion === undefined) continue;
+    steps.push(
+      step(
+        host,
+        undefined,
+        `put the distribution's ${path} back`,
+        'it was kept aside',
+        ['dpkg-divert', '--local', '--rename', '--remove', path],
+        (after) => {
+          const diversions = known(after.facts.diversions, host, 'the list of diversions');
+          diversions.splice(0, diversions.length, ...diversions.filter((one) => one.path !== path));
+        },
+      ),
+    );
+  }
+  if (steps.length > 0) {
+    const folders = [Paths.etc, Paths.lib, Paths.state];
+    steps.push(
+      step(
+        host,
+        undefined,
+        'remove folders that are empty now',
+        'nothing is in them any more',
+        ['find', ...folders, '-depth', '-type', 'd', '-empty', '-delete'],
+        () => undefined,
+      ),
+    );
+    steps.push(
+      step(
+        host,
+        undefined,
+        'let systemd forget the units',
+        'their files are gone',
+        ['systemctl', 'daemon-reload'],
+        () => undefined,
+      ),
+    );
+  }
+  return steps;
+}

@@ -1,0 +1,153 @@
+/**
+ * What setup sees of a host: the facts that `check` uses too, and what only setup has to know. All of it is
+ * read in one round trip together with the facts.
+ */
+import { ExitCode, OperatorError } from '../errors.js';
+import {
+  parseFacts,
+  probeCommands,
+  TLS_CERTIFICATE,
+  type Fact,
+  type HostFacts,
+  type RunningResource,
+} from '../facts.js';
+import type { DomainLayout } from '../model.js';
+import { Paths, unitName } from '../names.js';
+import { linesOf } from '../parse/text.js';
+
+export const TLS_KEY = `${Paths.tls}/host.key`;
+
+export interface InstalledFile {
+  sha256: string;
+  mode: number;
+}
+
+export interface HostView {
+  facts: HostFacts;
+  /** By path: the files that setup manages, as they are; absent where there is none. */
+  files: Record<string, InstalledFile>;
+  /** By domain: what `drbdadm adjust` would run now; undefined where it can't tell (no configuration yet). */
+  adjust: Record<string, string[] | undefined>;
+  /** DRBD's global file is neither the package's nor ours: its owner changed it, so it is left alone. */
+  ownGlobalFile: boolean;
+  /** A unit file is newer than what systemd has read. */
+  reloadNeeded: boolean;
+  tls: {
+    directoryMode: number | undefined;
+    /** The host's certificate in PEM, where it fits the private key. */
+    certificate: string | undefined;
+  };
+}
+
+/** A fact that nothing can be planned without. */
+export function known<T>(fact: Fact<T>, host: string, what: string): T {
+  if (fact.known) return fact.value;
+  throw new OperatorError(
+    `${host}: ${what} could not be read: ${fact.reason}; nothing was changed. "remus-drbd check" says what is missing.`,
+    ExitCode.failed,
+  );
+}
+
+/** The domain's resource as it runs in the host's kernel, if it does. */
+export function running(view: HostView, domain: string): RunningResource | undefined {
+  const resources = known(view.facts.drbdRunning, view.facts.host, 'the running DRBD resources');
+  return resources.find((resource) => resource.name === domain);
+}
+
+/** By host name. */
+export type Views = Record<string, HostView>;
+
+export interface CommandOutput {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+const SETUP = 'setup ';
+
+/**
+ * The read-only commands that `parseView` reads.
+ *
+ * @param paths the files that setup manages on this host
+ */
+export function viewCommands(
+  layouts: readonly DomainLayout[],
+  host: string,
+  paths: readonly string[],
+  guestFiles: readonly string[],
+): Map<string, string[]> {
+  const commands = probeCommands(layouts, host, guestFiles);
+  const add = (key: string, ...argv: string[]): void => {
+    commands.set(SETUP + key, ['env', 'LC_ALL=C', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...argv]);
+  };
+  if (paths.length > 0) {
+    add('sha256sum', 'sha256sum', '--', ...paths);
+    add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...paths);
+  }
+  add('certificate', 'cat', TLS_CERTIFICATE);
+  add('certificate-key', 'openssl', 'x509', '-in', TLS_CERTIFICATE, '-noout', '-pubkey');
+  add('key', 'openssl', 'pkey', '-in', TLS_KEY, '-pubout');
+  for (const { domain, hosts } of layouts) {
+    if (!hosts.some(({ name }) => name === host)) continue;
+    add(`adjust ${domain.name}`, 'drbdadm', '--dry-run', 'adjust', domain.name);
+    add(`reload ${domain.name}`, 'systemctl', 'show', '--property=NeedDaemonReload', unitName(domain.name));
+  }
+  return commands;
+}
+
+/**
+ * @throws ParseError when a tool's output is not understood
+ */
+export function parseView(host: string, results: ReadonlyMap<string, CommandOutput>): HostView {
+  const of = (key: string): CommandOutput =>
+    results.get(SETUP + key) ?? { exitCode: 127, stdout: '', stderr: 'not asked' };
+  const modes = new Map<string, number>();
+  for (const line of linesOf('stat', of('stat').stdout)) {
+    const found = /^([0-7]{1,4}) (\/.*)$/.exec(line.text) ?? line.fail('a mode and a path are expected');
+    modes.set(found[2]!, parseInt(found[1]!, 8));
+  }
+  const files: Record<string, InstalledFile> = {};
+  for (const line of linesOf('sha256sum', of('sha256sum').stdout)) {
+    const found = /^([0-9a-f]{64}) [ *](\/.*)$/.exec(line.text) ?? line.fail('a sum and a path are expected');
+    const mode = modes.get(found[2]!);
+    if (mode !== undefined) files[found[2]!] = { sha256: found[1]!, mode };
+  }
+  const adjust: HostView['adjust'] = {};
+  let reloadNeeded = false;
+  for (const [key, result] of results) {
+    if (key.startsWith(`${SETUP}adjust `)) {
+      const domain = key.slice(`${SETUP}adjust `.length);
+      adjust[domain] =
+        result.exitCode === 0 ? linesOf('drbdadm adjust', result.stdout).map(({ text }) => text) : undefined;
+    }
+    if (key.startsWith(`${SETUP}reload `)) reloadNeeded ||= /^NeedDaemonReload=yes$/m.test(result.stdout);
+  }
+  const certificate = of('certificate');
+  const publicOfCertificate = of('certificate-key');
+  const publicOfKey = of('key');
+  const fits =
+    certificate.exitCode === 0 &&
+    publicOfCertificate.exitCode === 0 &&
+    publicOfKey.exitCode === 0 &&
+    publicOfCertificate.stdout.trim() === publicOfKey.stdout.trim();
+  const facts = parseFacts(host, results);
+  return {
+    facts,
+    files,
+    ownGlobalFile: hasOwnGlobalFile(facts),
+    adjust,
+    reloadNeeded,
+    tls: {
+      directoryMode: modes.get(Paths.tls),
+      certificate: fits ? certificate.stdout : undefined,
+    },
+  };
+}
+
+function hasOwnGlobalFile(facts: HostFacts): boolean {
+  const path = Paths.drbdGlobal;
+  if (known(facts.diversions, facts.host, 'the list of diversions').some((one) => one.path === path))
+    return false;
+  const present = facts.files[path];
+  return present !== undefined && facts.packagedFiles.known && facts.packagedFiles.value[path] !== present;
+}

@@ -1,0 +1,162 @@
+/**
+ * What `status` says of each domain, from what was read on both hosts. The states are DRBD's own words; of
+ * several volumes the worst is shown.
+ */
+import type {
+  ConnectionState,
+  DiskState,
+  ReplicationState,
+  Role,
+  RunningConnection,
+  RunningResource,
+} from './facts.js';
+import { DiskStates, ReplicationStates } from './facts.js';
+import type { DomainLayout } from './model.js';
+
+export type Protection = 'unprotected' | 'starting' | 'protected' | 'suspended' | 'failed-over' | 'resyncing';
+
+export interface ResourceStatus {
+  role: Role;
+  peerRole: Role;
+  connectionState: ConnectionState;
+  diskState: DiskState;
+  peerDiskState: DiskState;
+  replicationState: ReplicationState;
+  outOfSyncBytes: number;
+}
+
+export interface DomainStatus {
+  pair: string;
+  domain: string;
+  protection: Protection;
+  /** Why it is not `protected`; what to do where something is wrong. */
+  reason: string;
+  primary: string;
+  backup: string;
+  term: number | null;
+  committedEpoch: number | null;
+  intervalMs: number;
+  /** As the primary sees it, or the backup where the primary can't be asked; null where neither has it. */
+  resource: ResourceStatus | null;
+}
+
+/** What one host answered: the domain's resource in its kernel and whether its guest runs there. */
+export type HostAnswer =
+  | { reached: true; resource: RunningResource | undefined; guestRuns: boolean }
+  | { reached: false; reason: string };
+
+/**
+ * @param answers by host name, for both hosts of the domain
+ */
+export function domainStatus(
+  layout: DomainLayout,
+  answers: Readonly<Record<string, HostAnswer>>,
+): DomainStatus {
+  const { domain } = layout;
+  const [primary, backup] = parts(layout, answers);
+  const seen = [primary, backup]
+    .map((host) => answers[host])
+    .find((answer) => answer?.reached === true && answer.resource !== undefined);
+  const resource =
+    seen?.reached === true && seen.resource !== undefined ? resourceStatus(seen.resource) : null;
+  return {
+    pair: layout.pair.name,
+    domain: domain.name,
+    protection: isSyncing(resource) ? 'resyncing' : 'unprotected',
+    reason: reasonOf(layout, answers, resource),
+    primary,
+    backup,
+    term: null,
+    committedEpoch: null,
+    intervalMs: domain.checkpoint.intervalMs,
+    resource,
+  };
+}
+
+/** The hosts by their parts as they are now: where the guest runs, else where DRBD is Primary, else as configured. */
+function parts(layout: DomainLayout, answers: Readonly<Record<string, HostAnswer>>): [string, string] {
+  const names = [layout.domain.primary, layout.domain.backup];
+  const active = (test: (answer: HostAnswer & { reached: true }) => boolean): string[] =>
+    names.filter((name) => {
+      const answer = answers[name];
+      return answer?.reached === true && test(answer);
+    });
+  const runs = active((answer) => answer.guestRuns);
+  const promoted = active((answer) => answer.resource?.role === 'Primary');
+  const [only] = runs.length === 1 ? runs : promoted.length === 1 ? promoted : [];
+  const primary = only ?? layout.domain.primary;
+  return [primary, primary === layout.domain.primary ? layout.domain.backup : layout.domain.primary];
+}
+
+function resourceStatus(resource: RunningResource): ResourceStatus {
+  const connection: RunningConnection | undefined = resource.connections[0];
+  const volumes = Object.values(resource.volumes);
+  const peers = Object.values(connection?.volumes ?? {});
+  return {
+    role: resource.role,
+    peerRole: connection?.peerRole ?? 'Unknown',
+    connectionState: connection?.connection ?? 'StandAlone',
+    diskState: worst(
+      volumes.map(({ disk }) => disk),
+      DiskStates,
+    ),
+    peerDiskState: worst(
+      peers.map(({ peerDisk }) => peerDisk),
+      DiskStates,
+      'DUnknown',
+    ),
+    replicationState: busiest(peers.map(({ replication }) => replication)),
+    outOfSyncBytes: peers.reduce((sum, { outOfSyncBytes }) => sum + outOfSyncBytes, 0),
+  };
+}
+
+/** The lists of states go from nothing to everything, as the kernel's `enum drbd_disk_state` does. */
+function worst<T extends string>(states: readonly T[], order: readonly T[], none?: T): T {
+  const [first] = [...states].sort((a, b) => order.indexOf(a) - order.indexOf(b));
+  return first ?? none ?? order[0]!;
+}
+
+/** A sync of any volume shows; otherwise what all of them are. */
+function busiest(states: readonly ReplicationState[]): ReplicationState {
+  return (
+    states.find((state) => state !== 'Established' && state !== 'Off') ?? states[0] ?? ReplicationStates[0]
+  );
+}
+
+function isSyncing(resource: ResourceStatus | null): boolean {
+  return (
+    resource !== null &&
+    /^(SyncSource|SyncTarget|PausedSync[ST]|WF\w+|StartingSync[ST])$/.test(resource.replicationState)
+  );
+}
+
+function reasonOf(
+  layout: DomainLayout,
+  answers: Readonly<Record<string, HostAnswer>>,
+  resource: ResourceStatus | null,
+): string {
+  const reasons: string[] = [];
+  for (const { name } of layout.hosts) {
+    const answer = answers[name];
+    if (answer === undefined || !answer.reached) {
+      reasons.push(`${name} can't be asked: ${answer?.reason ?? 'no answer'}`);
+    } else if (answer.resource === undefined) {
+      reasons.push(`the DRBD resource is not up on ${name} ("remus-drbd setup" brings it up)`);
+    }
+  }
+  const running = layout.hosts.filter(({ name }) => {
+    const answer = answers[name];
+    return answer?.reached === true && answer.guestRuns;
+  });
+  if (running.length > 1) reasons.push('the guest runs on BOTH hosts');
+  if (resource !== null) {
+    if (resource.connectionState !== 'Connected') reasons.push(`DRBD is ${resource.connectionState}`);
+    if (resource.diskState !== 'UpToDate' || resource.peerDiskState !== 'UpToDate') {
+      reasons.push(`disks are ${resource.diskState}/${resource.peerDiskState}`);
+    }
+    if (isSyncing(resource))
+      reasons.push(`${resource.replicationState}, ${resource.outOfSyncBytes} bytes left`);
+  }
+  reasons.push(running.length === 0 ? 'the guest does not run' : 'no checkpoints are being sent');
+  return reasons.join('; ');
+}
