@@ -36,8 +36,8 @@ const PLAIN_STATE_MS = 5_000;
 export async function showJobs(
   jobs: readonly Job[],
   options: ProgressOptions,
-): Promise<(unknown | undefined)[]> {
-  const errors: (unknown | undefined)[] = jobs.map(() => undefined);
+): Promise<unknown[]> {
+  const errors: unknown[] = jobs.map(() => undefined);
   if (options.live) {
     const tasks: ListrTask[] = jobs.map((job, index) => ({
       title: job.title,
