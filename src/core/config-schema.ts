@@ -218,8 +218,9 @@ export const endpointsShape = listOf(leaf(parseEndpoint), 'a list of URLs');
 export const etcdShape = strict({
   endpoints: endpointsShape,
   user: textLike(USER, 'a user name').optional(),
-  passwordFile: filePath.optional(),
-  caFile: filePath.optional(),
+  // On the hosts, whose programs claim: a secret needn't pass through the controller.
+  passwordFile: absolutePath.optional(),
+  caFile: absolutePath.optional(),
 });
 
 export const sshArbiterShape = strict({

@@ -209,7 +209,7 @@ class Reader {
         intervalMs: shape.checkpoint?.interval ?? Defaults.intervalMs,
         failAfterMs: shape.checkpoint?.failAfter ?? Defaults.failAfterMs,
       },
-      ...(shape.pin === undefined ? {} : { pin: shape.pin }),
+      ...(shape.pin === undefined ? {} : { pin: { dom0: shape.pin.dom0, guest: shape.pin.guest } }),
       autoRecover: shape.autoRecover ?? false,
       onCrash: shape.onCrash ?? 'stop',
     };
