@@ -369,21 +369,21 @@ export const REQUIRED_MODULES = [
   'sch_ingress',
 ] as const;
 
-/** Debian packages that a host needs. Of those in one list, any is enough. */
-export const REQUIRED_PACKAGES: readonly (readonly string[])[] = [
-  ['xen-utils-4.17', 'xen-utils-4.19', 'xen-utils-4.20', 'xen-utils-4.21'],
-  ['xenstore-utils'],
-  ['drbd-utils'],
-  ['lvm2'],
-  ['dmsetup'],
-  ['nodejs'],
-  ['iproute2'],
-  ['iputils-ping'],
-  ['openssl'],
-  ['kmod'],
-  ['util-linux'],
-  ['systemd'],
-];
+/** Debian packages that a host needs. A star stands for the part of the name that is a version. */
+export const REQUIRED_PACKAGES = [
+  'xen-utils-4*',
+  'xenstore-utils',
+  'drbd-utils',
+  'lvm2',
+  'dmsetup',
+  'nodejs',
+  'iproute2',
+  'iputils-ping',
+  'openssl',
+  'kmod',
+  'util-linux',
+  'systemd',
+] as const;
 
 /** Hotplug scripts that this project replaces, with the distribution's diverted. */
 export const XEN_SCRIPTS = [
@@ -468,7 +468,7 @@ export function probeCommands(
     'dpkg-query',
     '-W',
     '-f=${Package}\\t${db:Status-Status}\\t${Version}\\n',
-    ...REQUIRED_PACKAGES.flat(),
+    ...REQUIRED_PACKAGES,
   );
   add('conffiles', 'dpkg-query', '-W', '-f=${Conffiles}\\n', 'drbd-utils');
   add('diversions', 'dpkg-divert', '--list', `${Paths.xenScripts}/*`);
