@@ -5,39 +5,145 @@
 
 import { Command, CommanderError } from 'commander';
 import { ExitCode, OperatorError } from './core/errors.js';
+import type { LogLevel } from './edge/log.js';
 
 /** Set by the bundler. */
 declare const PROGRAM_VERSION: string | undefined;
+
+interface GlobalOptions {
+  config: string;
+  json?: true;
+  verbose?: true;
+}
+
+/** What a command has beside its own options: where to write, and how. */
+interface Terminal {
+  config: string;
+  json: boolean;
+  logLevel: LogLevel;
+}
+
+function terminalOf(command: Command): Terminal {
+  const { config, json, verbose } = command.optsWithGlobals<GlobalOptions>();
+  return { config, json: json === true, logLevel: verbose === true ? 'debug' : 'warn' };
+}
+
+function print(text: string): void {
+  process.stdout.write(text.endsWith('\n') ? text : `${text}\n`);
+}
+
+function collect(value: string, before: string[]): string[] {
+  return [...before, value];
+}
+
+let exitCode: ExitCode = ExitCode.ok;
 
 function program(): Command {
   const root = new Command('remus-drbd')
     .description('Keeps a Xen guest and its disks running through the loss of a host.')
     .version(typeof PROGRAM_VERSION === 'string' ? PROGRAM_VERSION : 'from source')
     .option('-c, --config <file>', 'the configuration', './pair.yaml')
+    .option('--json', 'the result as JSON')
+    .option('-v, --verbose', 'log what is done, each command too')
     .showHelpAfterError('(--help shows what there is)')
+    .configureHelp({ showGlobalOptions: true })
     .exitOverride();
+
+  root
+    .command('render')
+    .description('write the files that setup would install, without talking to any host')
+    .requiredOption('--out <dir>', 'where to; a folder for each host is made in it')
+    .action(async (options: { out: string }, command: Command) => {
+      const { config, json } = terminalOf(command);
+      const { render, renderText } = await import('./commands/render.js');
+      const result = await render(config, options.out);
+      print(json ? JSON.stringify(result, null, 2) : renderText(result));
+    });
+
+  root
+    .command('setup')
+    .description('make the hosts ready: devices, DRBD, scripts, certificates; safe to run again')
+    .option('--dry-run', 'show every command and every file difference, change nothing')
+    .option('--no-wait', 'do not wait for the first sync')
+    .option(
+      '--overwrite <host:vg/lv>',
+      'let this volume lose what is on it (may be given several times)',
+      collect,
+      [],
+    )
+    .option('--watch', 'go on and apply each change of the files')
+    .action(
+      async (
+        options: { dryRun?: true; wait: boolean; overwrite: string[]; watch?: true },
+        command: Command,
+      ) => {
+        const { runSetup } = await import('./commands/run-setup.js');
+        exitCode = await runSetup({
+          ...terminalOf(command),
+          dryRun: options.dryRun === true,
+          wait: options.wait,
+          overwrite: new Set(options.overwrite),
+          watch: options.watch === true,
+          print,
+        });
+      },
+    );
+
+  root
+    .command('teardown')
+    .description('take domains away from their hosts; their data is kept unless it is named')
+    .argument('[domain...]', 'the domains')
+    .option('--all', 'all domains of the configuration')
+    .option(
+      '--delete-data <domain>',
+      'delete the data of this domain too (may be given several times)',
+      collect,
+      [],
+    )
+    .option('--dry-run', 'show every command, change nothing')
+    .action(
+      async (
+        domains: string[],
+        options: { all?: true; deleteData: string[]; dryRun?: true },
+        command: Command,
+      ) => {
+        const { runTeardown } = await import('./commands/run-setup.js');
+        exitCode = await runTeardown({
+          ...terminalOf(command),
+          dryRun: options.dryRun === true,
+          domains: options.all === true ? 'all' : domains,
+          deleteData: options.deleteData,
+          print,
+        });
+      },
+    );
+
+  root
+    .command('status')
+    .description('what each domain is: read from the hosts, nothing is changed')
+    .action(async (_options: unknown, command: Command) => {
+      const { runStatus } = await import('./commands/run-setup.js');
+      exitCode = await runStatus({ ...terminalOf(command), print });
+    });
   return root;
 }
 
-async function main(argv: string[]): Promise<number> {
-  let exitCode: number = ExitCode.ok;
+async function main(argv: string[]): Promise<ExitCode> {
   try {
     await program().parseAsync(argv);
+    return exitCode;
   } catch (error) {
-    if (error instanceof CommanderError) {
-      exitCode = error.exitCode === 0 ? ExitCode.ok : ExitCode.usage;
-    } else if (error instanceof OperatorError) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? ExitCode.ok : ExitCode.usage;
+    if (error instanceof OperatorError) {
       process.stderr.write(`${error.message}\n`);
-      exitCode = error.exitCode;
-    } else {
-      // A programming error: the stack is what helps.
-      process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-      exitCode = ExitCode.failed;
+      return error.exitCode;
     }
+    // A programming error: the stack is what helps.
+    process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    return ExitCode.failed;
   }
-  return exitCode;
 }
 
-void main(process.argv).then((exitCode) => {
-  process.exitCode = exitCode;
+void main(process.argv).then((code) => {
+  process.exitCode = code;
 });

@@ -8,8 +8,8 @@ import {
   withHosts,
   type PairResult,
   type PairWork,
-  type SetupDependencies,
-} from './setup.js';
+  type Dependencies,
+} from './converge.js';
 
 /**
  * Takes domains of one pair away.
@@ -18,7 +18,7 @@ import {
  */
 export async function teardownPair(
   work: PairWork,
-  dependencies: SetupDependencies,
+  dependencies: Dependencies,
   options: TeardownOptions & { dryRun: boolean },
   progress: Progress,
 ): Promise<PairResult> {

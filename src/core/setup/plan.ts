@@ -12,7 +12,8 @@
  * anything can rely on it twice. Nothing here ever promotes by force a resource that either side has data
  * in according to DRBD.
  */
-import { ExitCode, OperatorError } from '../errors.js';
+import { ExitCode, OperatorError, OperatorErrors } from '../errors.js';
+import { changeProblems } from './change.js';
 import { contentProblem } from './content.js';
 import type { LogicalVolume, RunningResource } from '../facts.js';
 import { TLS_CERTIFICATE, REQUIRED_MODULES, XEN_SCRIPTS } from '../facts.js';
@@ -21,7 +22,7 @@ import { lvPath, mapperPath, metaBytes, Paths, Tags, unitName } from '../names.j
 import { formatSize } from '../units.js';
 import { textFile, type DesiredFile } from './files.js';
 import { LONG_MS, MEDIUM_MS, SHORT_MS, type Round, type Step, type Wait } from './step.js';
-import { known, running, TLS_KEY, type HostView, type Views } from './view.js';
+import { known, peerCertificatePath, running, TLS_KEY, type HostView, type Views } from './view.js';
 
 /** What one pair has to look like. */
 export interface Desired {
@@ -34,11 +35,6 @@ export interface Desired {
 export interface PlanOptions {
   /** Volumes that may lose what is on them, as `HOST:VG/LV`. */
   overwrite: ReadonlySet<string>;
-}
-
-/** Where the certificate is kept that a host must see from its peer. */
-export function peerCertificatePath(peer: string): string {
-  return `${Paths.tls}/peer-${peer}.crt`;
 }
 
 /** The next round for one pair. Empty lanes and no waits: everything is as it has to be. */
@@ -83,6 +79,7 @@ function viewOf(views: Views, host: string): HostView {
 }
 
 function hostLane(desired: Desired, views: Views, host: HostConfig, options: PlanOptions): Step[] {
+  refuseChanges(desired, viewOf(views, host.name));
   const lane = new Lane(views);
   planDirectories(lane, host.name);
   planDiversions(lane, host.name, desired);
@@ -97,6 +94,22 @@ function hostLane(desired: Desired, views: Views, host: HostConfig, options: Pla
     planUnit(lane, host.name, layout);
   }
   return lane.steps;
+}
+
+/** Nothing of a domain is touched while a part of its change can't be made. */
+function refuseChanges(desired: Desired, view: HostView): void {
+  const problems = desired.layouts.flatMap((layout) => {
+    const installed = view.installed[layout.domain.name];
+    if (installed === undefined) return [];
+    return changeProblems(installed, layout).map(
+      (problem) =>
+        new OperatorError(
+          `${layout.domain.name} on ${view.facts.host}: can't be changed while it is set up: ${problem}`,
+          ExitCode.refused,
+        ),
+    );
+  });
+  if (problems.length > 0) throw new OperatorErrors(problems);
 }
 
 function run(
@@ -274,7 +287,7 @@ function planCertificates(lane: Lane, host: string, desired: Desired): void {
   }
 }
 
-export function peerCertificateFile(peer: string, certificate: string): DesiredFile {
+function peerCertificateFile(peer: string, certificate: string): DesiredFile {
   return textFile(peerCertificatePath(peer), 0o600, certificate);
 }
 

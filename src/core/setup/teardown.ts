@@ -7,14 +7,12 @@
  * holds nothing while the domain is not protected.
  */
 import { ExitCode, OperatorError } from '../errors.js';
-import { XEN_SCRIPTS } from '../facts.js';
+import { TLS_CERTIFICATE, XEN_SCRIPTS } from '../facts.js';
 import { Paths, Tags, unitName } from '../names.js';
 import type { DomainLayout } from '../model.js';
 import type { Desired } from './plan.js';
-import { peerCertificatePath } from './plan.js';
 import { MEDIUM_MS, SHORT_MS, type Round, type Step } from './step.js';
-import { known, running, TLS_KEY, type HostView, type Views } from './view.js';
-import { TLS_CERTIFICATE } from '../facts.js';
+import { known, peerCertificatePath, running, TLS_KEY, type HostView, type Views } from './view.js';
 
 export interface TeardownOptions {
   /** The domains to take away. */

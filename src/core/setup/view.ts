@@ -13,9 +13,16 @@ import {
 } from '../facts.js';
 import type { DomainLayout } from '../model.js';
 import { Paths, unitName } from '../names.js';
+import { domainFilePath } from '../render.js';
+import { parseInstalled, type InstalledLayout } from './change.js';
 import { linesOf } from '../parse/text.js';
 
 export const TLS_KEY = `${Paths.tls}/host.key`;
+
+/** Where a host keeps the certificate that it must see from its peer. */
+export function peerCertificatePath(peer: string): string {
+  return `${Paths.tls}/peer-${peer}.crt`;
+}
 
 export interface InstalledFile {
   sha256: string;
@@ -28,6 +35,8 @@ export interface HostView {
   files: Record<string, InstalledFile>;
   /** By domain: what `drbdadm adjust` would run now; undefined where it can't tell (no configuration yet). */
   adjust: Record<string, string[] | undefined>;
+  /** By domain: the layout that an earlier setup left here. */
+  installed: Record<string, InstalledLayout>;
   /** DRBD's global file is neither the package's nor ours: its owner changed it, so it is left alone. */
   ownGlobalFile: boolean;
   /** A unit file is newer than what systemd has read. */
@@ -78,17 +87,18 @@ export function viewCommands(
 ): Map<string, string[]> {
   const commands = probeCommands(layouts, host, guestFiles);
   const add = (key: string, ...argv: string[]): void => {
-    commands.set(SETUP + key, ['env', 'LC_ALL=C', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', ...argv]);
+    commands.set(SETUP + key, argv);
   };
-  if (paths.length > 0) {
-    add('sha256sum', 'sha256sum', '--', ...paths);
-    add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...paths);
-  }
+  const peers = layouts.flatMap(({ hosts }) => hosts.map(({ name }) => name)).filter((name) => name !== host);
+  const all = [...paths, ...[...new Set(peers)].map(peerCertificatePath)];
+  add('sha256sum', 'sha256sum', '--', ...all);
+  add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...all);
   add('certificate', 'cat', TLS_CERTIFICATE);
   add('certificate-key', 'openssl', 'x509', '-in', TLS_CERTIFICATE, '-noout', '-pubkey');
   add('key', 'openssl', 'pkey', '-in', TLS_KEY, '-pubout');
   for (const { domain, hosts } of layouts) {
     if (!hosts.some(({ name }) => name === host)) continue;
+    add(`installed ${domain.name}`, 'cat', domainFilePath(domain.name));
     add(`adjust ${domain.name}`, 'drbdadm', '--dry-run', 'adjust', domain.name);
     add(`reload ${domain.name}`, 'systemctl', 'show', '--property=NeedDaemonReload', unitName(domain.name));
   }
@@ -113,12 +123,17 @@ export function parseView(host: string, results: ReadonlyMap<string, CommandOutp
     if (mode !== undefined) files[found[2]!] = { sha256: found[1]!, mode };
   }
   const adjust: HostView['adjust'] = {};
+  const installed: HostView['installed'] = {};
   let reloadNeeded = false;
   for (const [key, result] of results) {
     if (key.startsWith(`${SETUP}adjust `)) {
       const domain = key.slice(`${SETUP}adjust `.length);
       adjust[domain] =
         result.exitCode === 0 ? linesOf('drbdadm adjust', result.stdout).map(({ text }) => text) : undefined;
+    }
+    if (key.startsWith(`${SETUP}installed `) && result.exitCode === 0) {
+      const domain = key.slice(`${SETUP}installed `.length);
+      installed[domain] = parseInstalled(domainFilePath(domain), result.stdout);
     }
     if (key.startsWith(`${SETUP}reload `)) reloadNeeded ||= /^NeedDaemonReload=yes$/m.test(result.stdout);
   }
@@ -135,6 +150,7 @@ export function parseView(host: string, results: ReadonlyMap<string, CommandOutp
     facts,
     files,
     ownGlobalFile: hasOwnGlobalFile(facts),
+    installed,
     adjust,
     reloadNeeded,
     tls: {

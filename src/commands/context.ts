@@ -1,0 +1,66 @@
+/** What every command that talks to hosts starts from: the configuration, and the work it means for each pair. */
+import { homedir } from 'node:os';
+import { textFile, type DesiredFile } from '../core/setup/files.js';
+import { renderHost, type Assets } from '../core/render.js';
+import { describeGuest } from '../core/xlconfig.js';
+import type { HostConfig } from '../core/model.js';
+import { loadAssets } from '../edge/assets.js';
+import { readBundle } from '../edge/bundle.js';
+import type { Host } from '../edge/host.js';
+import { loadConfiguration, type Loaded } from '../edge/load.js';
+import type { Log } from '../edge/log.js';
+import { connectHost } from '../edge/ssh.js';
+import type { PairWork } from './converge.js';
+
+/** Reads the configuration and everything that is installed, and derives what each pair has to look like. */
+export async function loadWork(configFile: string): Promise<{ loaded: Loaded; works: PairWork[] }> {
+  const [loaded, assets, bundle] = await Promise.all([
+    loadConfiguration(configFile),
+    loadAssets(),
+    readBundle(),
+  ]);
+  return { loaded, works: pairWorks(loaded, assets, bundle) };
+}
+
+/**
+ * @param bundle the files of the program for the hosts
+ */
+export function pairWorks(loaded: Loaded, assets: Assets, bundle: readonly DesiredFile[]): PairWork[] {
+  return loaded.config.pairs.map((pair) => {
+    const layouts = loaded.layouts.filter((layout) => layout.pair.name === pair.name);
+    const files: PairWork['files'] = {};
+    for (const { name } of pair.hosts) {
+      const rendered = renderHost(name, loaded.layouts, loaded.guests, assets);
+      files[name] = [
+        ...rendered.map(({ path, mode, content, domain }) => textFile(path, mode, content, domain)),
+        ...bundle,
+      ];
+    }
+    return {
+      pair,
+      layouts,
+      files,
+      guestFiles: guestFiles(
+        loaded,
+        layouts.map(({ domain }) => domain.name),
+      ),
+    };
+  });
+}
+
+/** The kernels and ramdisks that have to be on both hosts. */
+function guestFiles(loaded: Loaded, domains: readonly string[]): string[] {
+  const paths = domains.flatMap((domain) => {
+    const config = loaded.guests.get(domain);
+    if (config === undefined) return [];
+    const { kernel, ramdisk } = describeGuest(config);
+    return [kernel, ramdisk].filter((path) => path !== undefined);
+  });
+  return [...new Set(paths)];
+}
+
+/** Connects to hosts over SSH, with the user's agent and files. */
+export function sshConnector(loaded: Loaded, log: Log): (host: HostConfig) => Promise<Host> {
+  return (host) =>
+    connectHost(host, loaded.config.ssh, { log, home: homedir(), agentSocket: process.env['SSH_AUTH_SOCK'] });
+}
