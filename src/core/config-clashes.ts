@@ -3,6 +3,7 @@
  * host. It looks at whatever parts of the file could be read, so that all problems are told at once.
  */
 
+import { Defaults } from './config-schema.js';
 import { BARRIER_VOLUME, journalName, metaName, volumeName, VOLUMES_PER_DOMAIN } from './names.js';
 import type { Domain, HostConfig } from './model.js';
 import { lvmMapperLength, MAPPER_NAME_MAX } from './patterns.js';
@@ -54,7 +55,9 @@ function portClashes(source: YamlSource, pair: PairFacts): void {
   const claims = new Claims(source);
   for (const domain of pair.domains) {
     const path = pathOf(pair, domain);
-    claims.claim(String(domain.port), [...path, 'port'], `port ${domain.port}`);
+    const free = claims.claim(String(domain.port), [...path, 'port'], `port ${domain.port}`);
+    // What follows from a port that clashes need not be told, too.
+    if (!free && domain.linkPort === domain.port + Defaults.linkPortOffset) continue;
     claims.claim(String(domain.linkPort), [...path, 'linkPort'], `linkPort ${domain.linkPort}`);
   }
 }
@@ -99,7 +102,7 @@ function minorClashes(source: YamlSource, pair: PairFacts): void {
     const count = domain.engine === 'protocol-d' ? 1 : VOLUMES_PER_DOMAIN;
     const block = { domain, first: domain.minor, last: domain.minor + count - 1 };
     const other = seen.find(({ first, last }) => block.first <= last && first <= block.last);
-    if (other !== undefined) {
+    if (other !== undefined && other.domain.port !== domain.port) {
       const message = `minors ${range(block)} overlap with ${range(other)} of ${other.domain.name}`;
       source.add([...pathOf(pair, domain), 'minor'], message);
     }
@@ -150,15 +153,16 @@ class Claims {
     this.#why = why;
   }
 
-  /** Takes something for a key of the file, or records that an earlier key has it. */
-  claim(what: string, path: Path, subject: string, at: 'value' | 'key' = 'value'): void {
+  /** Takes something for a key of the file, or records that an earlier key has it. True if it was free. */
+  claim(what: string, path: Path, subject: string, at: 'value' | 'key' = 'value'): boolean {
     const earlier = this.#taken.get(what);
     if (earlier === undefined) {
       this.#taken.set(what, { path, at });
-      return;
+      return true;
     }
     const { line } = this.#source.position(earlier.path, earlier.at);
     const owner = `${earlier.path.join('.')} on line ${line}`;
     this.#source.add(path, `${subject} is already taken by ${owner}${this.#why}`, at);
+    return false;
   }
 }

@@ -228,10 +228,15 @@ export const sshArbiterShape = strict({
   directory: absolutePath.optional(),
 });
 
-export const fenceAgentShape = listOf(
-  textLike(ARGUMENT, ARGUMENT_RULE),
-  'a command line as a list of arguments',
-);
+/** An argument may be a password, so no message shows one. */
+const argument = leaf((input): Parsed<string> => {
+  if (typeof input === 'string' && ARGUMENT.test(input)) return { value: input };
+  return { problem: `expected an argument made of ${ARGUMENT_RULE} only` };
+});
+
+export const fenceAgentShape = z.array(argument, {
+  error: 'expected a command line as a list of arguments',
+});
 
 const cpus = listOf(integer(0, Limits.cpuMax), 'a list of CPU numbers');
 

@@ -137,6 +137,9 @@ function unusableIpv6(address: string): string | undefined {
 /** Parses the base URL of an etcd member: `https://host:port`, nothing after it, no credentials in it. */
 export function parseEndpoint(input: unknown): Parsed<string> {
   const problem = `expected a URL such as https://192.0.2.9:2379, found ${show(input)}`;
+  if (typeof input === 'string' && input.includes('@')) {
+    return { problem: 'no credentials belong in a URL; use the keys user and passwordFile' };
+  }
   if (typeof input !== 'string' || !/^https?:\/\/[A-Za-z0-9.:[\]-]{1,300}\/?$/.test(input))
     return { problem };
   let url: URL;

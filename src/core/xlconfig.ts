@@ -188,7 +188,6 @@ class Parser {
 
   /** They can hide what a line says, and xl takes none but tabs. */
   #refuseControlCharacters(): void {
-     
     const found = /[\x00-\x08\x0b-\x1f\x7f]/.exec(this.#text);
     if (found === null) return;
     this.#line += this.#text.slice(0, found.index).split('\n').length - 1;

@@ -52,16 +52,19 @@ export class YamlSource {
       logLevel: 'error',
     });
     this.#document = document;
-    for (const error of document.errors) {
-      this.#addAt([], error.message.split('\n')[0] ?? error.message, error.pos[0]);
+    // What follows the first mistake in the syntax is guesswork.
+    const mistake = document.errors[0] ?? document.warnings[0];
+    if (mistake !== undefined) {
+      const several = mistake.code === 'MULTIPLE_DOCS';
+      this.#addAt([], several ? 'a second document starts here' : mistake.message, mistake.pos[0]);
+      return;
     }
-    for (const warning of document.warnings) this.#addAt([], warning.message, warning.pos[0]);
-    if (this.problems.length > 0) return;
     this.#findDuplicateKeys(document);
     try {
       this.value = document.toJS({ maxAliasCount: 100 });
-    } catch (error) {
-      this.#addAt([], error instanceof Error ? error.message : String(error), 0);
+    } catch {
+      // Aliases of aliases of aliases, which a small file can make a large one of.
+      this.#addAt([], 'has too many aliases', 0);
     }
   }
 
@@ -105,7 +108,7 @@ export class YamlSource {
     const sorted = [...this.problems].sort((a, b) => a.line - b.line || a.column - b.column);
     const texts = sorted.map(({ path, message, line, column }) => {
       const key = path.length === 0 ? '' : ` ${path.map(plainSegment).join('.')}:`;
-      return `${this.file}:${line}:${column}:${key} ${message}`;
+      return `${this.file}:${line}:${column}:${key} ${oneLine(message)}`;
     });
     return [...new Set(texts)];
   }
@@ -164,6 +167,11 @@ function pathOf(ancestors: readonly unknown[]): string[] {
     }
   }
   return path;
+}
+
+/** What the file has in it must not get at the terminal. */
+function oneLine(text: string): string {
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 }
 
 /** A path segment as it can be printed on one line, whatever the file has for a key. */
