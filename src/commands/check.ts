@@ -102,7 +102,7 @@ export async function runCheck(
       return outcome.value;
     });
     const clocks = Object.fromEntries([...observed].map(([name, { clock }]) => [name, clock]));
-    const results = check(config, layouts, guests, readings, { links, clocks });
+    const results = check(config.pairs, layouts, guests, readings, { links, clocks });
     return { results, exitCode: checkExitCode(results, readings) };
   } finally {
     await Promise.allSettled(opened.map((host) => host.close()));

@@ -12,7 +12,7 @@ import { storageFindings, storagePairFindings } from './check-storage.js';
 import { ExitCode } from './errors.js';
 import type { HostFacts } from './facts.js';
 import { layoutsOfHost } from './layout.js';
-import type { Config, DomainLayout } from './model.js';
+import type { DomainLayout, Pair } from './model.js';
 import type { PingSummary } from './parse/network.js';
 
 export type Verdict = 'pass' | 'warn' | 'fail';
@@ -91,14 +91,14 @@ export function finding(id: string, verdict: Verdict, found: string, needed: str
  * @param hosts by name in the configuration
  */
 export function check(
-  config: Config,
+  pairs: readonly Pair[],
   layouts: readonly DomainLayout[],
   guests: Readonly<Record<string, GuestReading>>,
   hosts: Readonly<Record<string, HostReading>>,
   measurements: Measurements,
 ): CheckResult[] {
   const results: CheckResult[] = [];
-  for (const pair of config.pairs) {
+  for (const pair of pairs) {
     const ours = layouts.filter((layout) => layout.pair.name === pair.name);
     const add = (findings: Finding[], host?: string, domain?: string): void => {
       const place = { ...(host === undefined ? {} : { host }), ...(domain === undefined ? {} : { domain }) };

@@ -462,7 +462,7 @@ export function probeCommands(
   add('id', 'id', '-u');
   add('meminfo', 'cat', '/proc/meminfo');
   add('modules', 'cat', '/proc/modules');
-  add('modinfo', 'modinfo', ...REQUIRED_MODULES);
+  add('modinfo', 'modinfo', '-0', ...REQUIRED_MODULES);
   add(
     'packages',
     'dpkg-query',
@@ -471,7 +471,7 @@ export function probeCommands(
     ...REQUIRED_PACKAGES,
   );
   add('conffiles', 'dpkg-query', '-W', '-f=${Conffiles}\\n', 'drbd-utils');
-  add('diversions', 'dpkg-divert', '--list', `${Paths.xenScripts}/*`);
+  add('diversions', 'dpkg-divert', '--list', `${Paths.xenScripts}/*`, Paths.drbdGlobal);
   add('md5sum', 'md5sum', ...FOREIGN_FILES);
   add('node', 'node', '--version');
   add('xl-info', 'xl', 'info');

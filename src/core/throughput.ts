@@ -45,7 +45,7 @@ const fail = (message, code) => { console.error(message); process.exit(code); };
 const socket = net.connect({ host: address, port: Number(port), localAddress: local });
 const connecting = setTimeout(() => fail('no connection within ${CONNECT_MS / 1000} s', 2), ${CONNECT_MS});
 let connected = false;
-socket.on('error', (error) => fail(error.message, connected ? 1 : 2));
+socket.on('error', (error) => fail(error.message, connected || error.code === 'EADDRNOTAVAIL' ? 1 : 2));
 socket.on('connect', () => {
   connected = true;
   clearTimeout(connecting);
@@ -72,7 +72,7 @@ socket.on('connect', () => {
 setTimeout(() => fail('not done within ${LIFE_MS / 1000} s', 1), ${LIFE_MS});
 `;
 
-/** Exit code of the sender when it could not connect. */
+/** Exit code of the sender when it could not connect (and its own address is not what is wrong). */
 export const NOT_CONNECTED = 2;
 export const THROUGHPUT_DEADLINE_MS = LIFE_MS + 10_000;
 

@@ -52,7 +52,8 @@ export function parseLvs(text: string): LogicalVolume[] {
         .split(',')
         .filter((tag) => tag !== ''),
       active,
-      open: flag(row.get('lv_device_open'), 'open'),
+      // Of an LV that is not active LVM says `unknown`, and nothing can have it open.
+      open: active ? flag(row.get('lv_device_open'), 'open') : false,
       // Without a device both numbers are -1.
       ...(active
         ? { device: `${row.get('lv_kernel_major').integer()}:${row.get('lv_kernel_minor').integer()}` }

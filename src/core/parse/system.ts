@@ -3,7 +3,7 @@
  * date, /proc/meminfo and /proc/modules (proc(5)), modinfo(8), systemctl(1), timedatectl(1), openssl-x509(1).
  */
 import type { Certificate, Diversion, ModuleInfo, UnitState } from '../facts.js';
-import { linesOf, onlyLine, ParseError, type Line } from './text.js';
+import { Line, linesOf, onlyLine, ParseError } from './text.js';
 
 const KIB = 1024;
 
@@ -44,12 +44,14 @@ export function parseConffiles(text: string): Record<string, string> {
 /** @throws ParseError */
 export function parseDiversions(text: string): Diversion[] {
   return linesOf('dpkg-divert', text).map((line) => {
-    const match = /^(?:local diversion of (.+) to (.+)|diversion of (.+) to (.+) by (\S+))$/.exec(line.text);
-    if (!match) return line.fail('a diversion is expected');
-    const [, localPath, localTo, path, divertedTo, owner] = match;
+    const match = /^(local )?diversion of (\S+) to (\S+)(?: by (\S+))?$/.exec(line.text);
+    const [, local, path, divertedTo, owner] = match ?? [];
+    if (path === undefined || divertedTo === undefined || (local === undefined) !== (owner !== undefined)) {
+      return line.fail('a diversion is expected');
+    }
     return {
-      path: localPath ?? path ?? '',
-      divertedTo: localTo ?? divertedTo ?? '',
+      path,
+      divertedTo,
       ...(owner === undefined ? {} : { package: owner }),
     };
   });
@@ -148,8 +150,9 @@ export function parseProcModules(text: string): string[] {
 }
 
 /**
- * Blocks of `key: value` lines, one block for each module that was found, with `filename` before `name` for
- * a module and after it for what is built in. Those that were not found are named on standard error.
+ * `modinfo -0`: entries `key: value`, each ended by a NUL because descriptions may have several lines. A
+ * module has `filename` before `name`, what is built in has it after. Modules that were not found are named
+ * on standard error.
  *
  * @throws ParseError
  */
@@ -166,10 +169,10 @@ export function parseModinfo(text: string): Record<string, ModuleInfo> {
         { builtIn: filename === '(builtin)', ...(version === undefined ? {} : { version }) },
       ]);
   };
-  for (const line of linesOf('modinfo', text)) {
-    // A long signature goes on in lines that start with white space.
-    if (/^\s/.test(line.text) && block) continue;
-    const match = /^([A-Za-z0-9_]+):\s*(.*)$/.exec(line.text);
+  for (const [index, entry] of text.split('\0').entries()) {
+    if (entry.trim() === '') continue;
+    const line = new Line('modinfo', entry, index + 1);
+    const match = /^([A-Za-z0-9_]+):\s*([^]*)$/.exec(entry);
     if (!match?.[1]) return line.fail('key: value is expected');
     const value = (match[2] ?? '').trim();
     switch (match[1]) {
@@ -181,11 +184,9 @@ export function parseModinfo(text: string): Record<string, ModuleInfo> {
         }
         block[match[1]] = value;
         break;
-      case 'version':
-        if (block) block.version = value;
-        break;
       default:
-        if (!block) line.fail('a module starts with its filename or name');
+        if (!block) return line.fail('a module starts with its filename or name');
+        if (match[1] === 'version') block.version = value;
     }
   }
   finish();

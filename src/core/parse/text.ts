@@ -5,6 +5,8 @@
  * does not know, and nothing else whatever it is given.
  */
 
+/** No tool that is read by lines prints longer ones. */
+const LINE_CHARS_MAX = 16 * 1024;
 /** No line or output is repeated at length in a message. */
 const QUOTED_CHARS_MAX = 160;
 
@@ -64,7 +66,10 @@ export function linesOf(tool: string, text: string): Line[] {
   return text
     .split('\n')
     .map((line, index) => new Line(tool, line, index + 1))
-    .filter((line) => line.text.trim() !== '');
+    .filter((line) => {
+      if (line.text.length > LINE_CHARS_MAX) line.fail('the line is too long');
+      return line.text.trim() !== '';
+    });
 }
 
 /** The only line that the output may have. */
