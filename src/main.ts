@@ -61,6 +61,14 @@ function program(): Command {
     });
 
   root
+    .command('check')
+    .description('tell what is in the way of protection, and how to mend it; nothing is changed')
+    .action(async (_options: unknown, command: Command) => {
+      const { runCheckCommand } = await import('./commands/run-setup.js');
+      exitCode = await runCheckCommand({ ...terminalOf(command), print });
+    });
+
+  root
     .command('setup')
     .description('make the hosts ready: devices, DRBD, scripts, certificates; safe to run again')
     .option('--dry-run', 'show every command and every file difference, change nothing')

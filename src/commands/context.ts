@@ -1,5 +1,6 @@
 /** What every command that talks to hosts starts from: the configuration, and the work it means for each pair. */
 import { homedir } from 'node:os';
+import type { GuestReading } from '../core/check.js';
 import { textFile, type DesiredFile } from '../core/setup/files.js';
 import { renderHost, type Assets } from '../core/render.js';
 import { describeGuest } from '../core/xlconfig.js';
@@ -39,6 +40,7 @@ export function pairWorks(loaded: Loaded, assets: Assets, bundle: readonly Desir
     return {
       pair,
       layouts,
+      guests: guestReadings(loaded),
       files,
       guestFiles: guestFiles(
         loaded,
@@ -46,6 +48,13 @@ export function pairWorks(loaded: Loaded, assets: Assets, bundle: readonly Desir
       ),
     };
   });
+}
+
+/** The guests as the checks want them. */
+export function guestReadings(loaded: Loaded): Record<string, GuestReading> {
+  return Object.fromEntries(
+    [...loaded.guests].map(([domain, config]) => [domain, { readable: true, guest: describeGuest(config) }]),
+  );
 }
 
 /** The kernels and ramdisks that have to be on both hosts. */

@@ -3,6 +3,7 @@
  * `core/setup/step.ts`) until the plan is empty. `setup` and `teardown` differ only in their plans.
  */
 import { createTwoFilesPatch } from 'diff';
+import type { GuestReading } from '../core/check.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import type { DomainLayout, HostConfig, Pair } from '../core/model.js';
 import { Paths } from '../core/names.js';
@@ -19,6 +20,8 @@ import type { Progress } from '../edge/progress.js';
 export interface PairWork {
   pair: Pair;
   layouts: DomainLayout[];
+  /** What the guests' own configurations say, by domain. */
+  guests: Record<string, GuestReading>;
   /** By host name. */
   files: Record<string, DesiredFile[]>;
   /** Kernels and ramdisks that the guests need on each host. */
@@ -149,10 +152,15 @@ export async function observe(work: PairWork, hosts: readonly Host[]): Promise<V
   return Object.fromEntries(views);
 }
 
-/** Rounds of observing, planning and acting until the plan is empty. */
+/**
+ * Rounds of observing, planning and acting until the plan is empty.
+ *
+ * @param first what was observed just now
+ */
 export async function converge(
   pair: Pair,
   hosts: readonly Host[],
+  first: Views,
   look: () => Promise<Views>,
   plan: (views: Views) => Round,
   dependencies: Dependencies,
@@ -161,7 +169,7 @@ export async function converge(
 ): Promise<PairResult> {
   const changes: DoneStep[] = [];
   const done = new Set<string>();
-  let views = await look();
+  let views = first;
   for (let round = 1; round <= ROUNDS_MAX; round++) {
     const { lanes, waits } = plan(views);
     if (lanes.length === 0 && waits.length === 0) return { pair: pair.name, changes };

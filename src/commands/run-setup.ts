@@ -1,4 +1,4 @@
-/** The commands `setup`, `teardown` and `status` as the command line runs them. */
+/** The commands `check`, `setup`, `teardown` and `status` as the command line runs them. */
 import { join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { ExitCode, OperatorError } from '../core/errors.js';
@@ -6,7 +6,8 @@ import { packageDirectory } from '../edge/assets.js';
 import { loadConfiguration } from '../edge/load.js';
 import { closeLog, createLog, type Log, type LogLevel } from '../edge/log.js';
 import type { ProgressOptions } from '../edge/progress.js';
-import { loadWork, sshConnector } from './context.js';
+import { checkJson, renderCheck, runCheck } from './check.js';
+import { guestReadings, loadWork, sshConnector } from './context.js';
 import type { Dependencies } from './converge.js';
 import { outcomesExitCode, outcomesText, overPairs, type PairOutcome } from './pairs.js';
 import { setupPair } from './setup.js';
@@ -19,6 +20,22 @@ interface Terminal {
   json: boolean;
   logLevel: LogLevel;
   print: (text: string) => void;
+}
+
+export async function runCheckCommand(options: Terminal): Promise<ExitCode> {
+  const loaded = await loadConfiguration(options.config);
+  const live = process.stderr.isTTY && !options.json;
+  const show = (text: string): void => void process.stderr.write(`${text}\n`);
+  const report = await withLog(options, (log) =>
+    runCheck(loaded.config, loaded.layouts, guestReadings(loaded), {
+      connect: sshConnector(loaded, log),
+      nowMs: Date.now,
+      progress: { line: live ? () => undefined : show, state: show },
+    }),
+  );
+  const terminal = { terminal: process.stdout.isTTY, columns: process.stdout.columns || 120 };
+  options.print(options.json ? checkJson(report) : renderCheck(report, terminal));
+  return report.exitCode;
 }
 
 export async function runSetup(

@@ -29,7 +29,8 @@ export function contentProblem(
   const tags = volumes.known
     ? volumes.value.find((lv) => lv.volumeGroup === volume.volumeGroup && lv.name === volume.dataLv)?.tags
     : undefined;
-  if (tags?.includes(Tags.zeroed)) return undefined;
+  // Setup made it and nothing was written on it since; what was there before is nobody's.
+  if (tags?.includes(Tags.zeroed) || tags?.includes(Tags.fresh)) return undefined;
 
   const path = lvPath(volume.volumeGroup, volume.dataLv);
   const name = overwriteName(host, volume);

@@ -15,7 +15,7 @@
 import { ExitCode, OperatorError, OperatorErrors } from '../errors.js';
 import { changeProblems } from './change.js';
 import { contentProblem } from './content.js';
-import type { LogicalVolume, RunningResource } from '../facts.js';
+import type { DiskState, LogicalVolume, RunningResource } from '../facts.js';
 import { TLS_CERTIFICATE, REQUIRED_MODULES, XEN_SCRIPTS } from '../facts.js';
 import type { DomainLayout, HostConfig, Pair, VolumeLayout } from '../model.js';
 import { lvPath, mapperPath, metaBytes, Paths, Tags, unitName } from '../names.js';
@@ -518,7 +518,7 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
   const attached = (view: HostView): void => {
     const resources = known(view.facts.drbdRunning, host, 'the running resources');
     if (resources.some((resource) => resource.name === domain)) return;
-    resources.push(foreseenResource(layout));
+    resources.push(foreseenResource(layout, view));
     view.adjust[domain] = [];
   };
   if (state?.activeState !== 'active' || state.fileState !== 'enabled') {
@@ -563,14 +563,18 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
   );
 }
 
-/** What a resource looks like right after it came up for the first time. */
-function foreseenResource(layout: DomainLayout): RunningResource {
+/** In a dry run: what a resource looks like right after it came up, by what its meta-data says. */
+function foreseenResource(layout: DomainLayout, view: HostView): RunningResource {
+  const disk = (volume: VolumeLayout): DiskState => {
+    const meta = view.facts.metaData[lvPath(volume.volumeGroup, volume.metaLv)];
+    return meta?.state === 'valid' && !meta.fresh ? 'UpToDate' : 'Inconsistent';
+  };
   return {
     name: layout.domain.name,
     role: 'Secondary',
     suspended: 'no',
     volumes: Object.fromEntries(
-      layout.volumes.map(({ volume, minor }) => [volume, { volume, minor, disk: 'Inconsistent' as const }]),
+      layout.volumes.map((one) => [one.volume, { volume: one.volume, minor: one.minor, disk: disk(one) }]),
     ),
     connections: [
       {
@@ -694,7 +698,10 @@ function firstSync(layout: DomainLayout, source: string): Step[] {
 function settle(layout: DomainLayout, views: Views, volumes: readonly number[]): void {
   for (const { name } of layout.hosts) {
     const resource = running(viewOf(views, name), layout.domain.name);
-    for (const volume of volumes) {
+    for (const { volume, volumeGroup, metaLv } of layout.volumes) {
+      if (!volumes.includes(volume)) continue;
+      const meta = viewOf(views, name).facts.metaData[lvPath(volumeGroup, metaLv)];
+      if (meta?.state === 'valid') meta.fresh = false;
       const mine = resource?.volumes[volume];
       const peer = resource?.connections[0]?.volumes[volume];
       if (mine) mine.disk = 'UpToDate';
@@ -713,15 +720,17 @@ function connectWait(layout: DomainLayout, host: string, state: string): Wait {
     domain: layout.domain.name,
     reason: `${layout.domain.name} on ${host} is ${state}, Connected is required`,
     effect: (views) => {
-      for (const { name } of layout.hosts) {
-        const connection = running(viewOf(views, name), layout.domain.name)?.connections[0];
-        if (connection === undefined) continue;
+      const resources = layout.hosts.map(({ name }) => running(viewOf(views, name), layout.domain.name));
+      resources.forEach((resource, index) => {
+        const other = resources[1 - index];
+        const connection = resource?.connections[0];
+        if (connection === undefined) return;
         connection.connection = 'Connected';
         for (const peer of Object.values(connection.volumes)) {
-          if (peer.peerDisk === 'DUnknown') peer.peerDisk = 'Inconsistent';
+          peer.peerDisk = other?.volumes[peer.volume]?.disk ?? 'DUnknown';
           peer.replication = 'Established';
         }
-      }
+      });
     },
   };
 }

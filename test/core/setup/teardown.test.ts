@@ -1,0 +1,146 @@
+/** The plan of teardown: the mirror image of setup's, and data stays unless it is named. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ExitCode, OperatorError } from '../../../src/core/errors.js';
+import { planSetup, type Desired } from '../../../src/core/setup/plan.js';
+import { planTeardown } from '../../../src/core/setup/teardown.js';
+import type { Views } from '../../../src/core/setup/view.js';
+import { commands, desiredFrom, freshViews, simulate, titles } from './views.js';
+
+const test = suite('plan of teardown');
+
+function setUp(desired: Desired): Views {
+  const views = freshViews();
+  assert.ok(simulate(views, (now) => planSetup(desired, now, { overwrite: new Set() })).ended);
+  return views;
+}
+
+const options = (deleteData: string[] = [], domains = ['web']) => ({
+  domains: new Set(domains),
+  deleteData: new Set(deleteData),
+});
+
+test('takes away what setup made, in the other order, and keeps the data', () => {
+  const desired = desiredFrom();
+  const views = setUp(desired);
+  const { steps, ended } = simulate(views, (now) => planTeardown(desired, now, options()));
+  assert.ok(ended);
+  assert.equal(titles(steps, 'alpha'), [
+    'stop and disable remus-drbd@web.service',
+    'remove the files of web',
+    'remove LV vg0/remus-web-journal',
+    'remove the files that all domains share',
+    "put the distribution's /etc/xen/scripts/block-drbd back",
+    "put the distribution's /etc/drbd.d/global_common.conf back",
+    'remove folders that are empty now',
+    'let systemd forget the units',
+  ]);
+  const { logicalVolumes, diversions, dm, drbdRunning } = views['alpha']!.facts;
+  assert.equal(logicalVolumes.known && logicalVolumes.value.map((volume) => volume.name), [
+    'remus-web-0',
+    'remus-web-0-md',
+    'remus-web-barrier',
+    'remus-web-barrier-md',
+  ]);
+  assert.equal(
+    [diversions, dm, drbdRunning].map((fact) => fact.known && fact.value.length),
+    [0, 0, 0],
+  );
+  assert.equal(views['alpha']!.files, {});
+});
+
+test('what is done is not done again', () => {
+  const desired = desiredFrom();
+  const views = setUp(desired);
+  simulate(views, (now) => planTeardown(desired, now, options()));
+  assert.equal(planTeardown(desired, views, options()), { lanes: [], waits: [] });
+});
+
+test('cut after any step, the next run finishes', () => {
+  const desired = desiredFrom();
+  const whole = simulate(setUp(desired), (now) => planTeardown(desired, now, options())).steps.length;
+  for (let cut = 0; cut < whole; cut++) {
+    const views = setUp(desired);
+    simulate(views, (now) => planTeardown(desired, now, options()), cut);
+    assert.ok(simulate(views, (now) => planTeardown(desired, now, options())).ended, `cut after ${cut}`);
+    assert.equal(views['beta']!.files, {});
+  }
+});
+
+test('deletes the data of a domain that is named, but never a volume that the user brought', () => {
+  const desired = desiredFrom();
+  const removed = commands(
+    simulate(setUp(desired), (now) => planTeardown(desired, now, options(['web']))).steps,
+  ).filter((command) => command.startsWith('lvremove'));
+  assert.is(removed.length, 10);
+
+  const existing = desiredFrom('- { vdev: xvda, volumeGroup: vg0, logicalVolume: web-root }');
+  const views = freshViews();
+  for (const host of ['alpha', 'beta']) {
+    const { facts } = views[host]!;
+    if (facts.logicalVolumes.known) {
+      facts.logicalVolumes.value.push({
+        volumeGroup: 'vg0',
+        name: 'web-root',
+        sizeBytes: 2 ** 30,
+        tags: [],
+        active: true,
+        open: false,
+        segmentType: 'linear',
+      });
+    }
+    facts.devices['/dev/vg0/web-root'] = { state: 'read', sizeBytes: 2 ** 30, signatures: [] };
+  }
+  simulate(views, (now) => planSetup(existing, now, { overwrite: new Set() }));
+  const rest = commands(simulate(views, (now) => planTeardown(existing, now, options(['web']))).steps);
+  assert.ok(rest.includes('lvremove --yes vg0/remus-web-0-md'));
+  assert.not.ok(rest.some((command) => command.includes('web-root')));
+});
+
+test('refused while a guest or anything else uses the resource, with nothing planned', () => {
+  const desired = desiredFrom();
+  for (const [break_, words] of [
+    [
+      (views: Views): void => {
+        const { guests } = views['beta']!.facts;
+        if (guests.known)
+          guests.value.push({ name: 'web', id: 3, memoryBytes: 0, vcpus: 1, state: '-b----' });
+      },
+      /web on beta: refusing to tear down: the guest runs there; nothing was changed/,
+    ],
+    [
+      (views: Views): void => {
+        const { drbdRunning } = views['alpha']!.facts;
+        if (drbdRunning.known) drbdRunning.value[0]!.role = 'Primary';
+      },
+      /web on alpha: refusing to tear down: DRBD is Primary there/,
+    ],
+  ] as const) {
+    const views = setUp(desired);
+    break_(views);
+    try {
+      planTeardown(desired, views, options());
+      assert.unreachable();
+    } catch (error) {
+      assert.instance(error, OperatorError);
+      assert.is((error as OperatorError).exitCode, ExitCode.refused);
+      assert.match((error as OperatorError).message, words);
+    }
+  }
+});
+
+test('setup after it takes the kept data up again without a new sync', () => {
+  const desired = desiredFrom();
+  const views = setUp(desired);
+  simulate(views, (now) => planTeardown(desired, now, options()));
+  const { steps, ended } = simulate(views, (now) => planSetup(desired, now, { overwrite: new Set() }));
+  assert.ok(ended);
+  assert.equal(
+    commands(steps).filter((command) =>
+      /create-md|blkdiscard|remus-web-0 |--force (?!--zeroout)/.test(command),
+    ),
+    [],
+  );
+});
+
+test.run();
