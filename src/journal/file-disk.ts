@@ -1,0 +1,241 @@
+/**
+ * Files and block devices as disks of the journal.
+ *
+ * Two ways to use them:
+ * - `buffered`: through the page cache. The journal itself, and targets that are files.
+ * - `direct`: O_DIRECT, from aligned memory. Targets that are block devices: device-mapper reads and writes the
+ *   same LV below the page cache, so that a cached page would be stale without anyone noticing.
+ *
+ * Buffered writes are done at once on the calling thread, because they only copy memory; that is several times
+ * cheaper than a trip through libuv's pool. If one ever takes long (the kernel throttles whoever dirties too
+ * much, or waits for the disk), the following ones go through the pool for a while, so that the process keeps
+ * answering. Buffered reads are tried at once with preadv2(RWF_NOWAIT), which refuses instead of waiting for the
+ * disk, and go through the pool otherwise.
+ */
+import { constants, fstatSync } from 'node:fs';
+import * as fs from 'node:fs';
+import { open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { BLOCK_BYTES } from '../core/journal/types.js';
+import type { Disk } from '../core/journal/types.js';
+import { native } from './native.js';
+
+/** A write that takes longer than this was not only a copy. */
+const SLOW_WRITE_MS = 5;
+/** How long writes then go through the pool. */
+const POOL_FOR_MS = 1000;
+/** Linux takes no more pieces in one call. */
+const PIECES_MAX = 1024;
+const BOUNCE_BYTES = 1 << 20;
+const BOUNCES_MAX = 8;
+const ZEROS = Buffer.alloc(256 << 10);
+
+export type DiskMode = 'buffered' | 'direct' | 'auto';
+
+export interface FileDiskOptions {
+  /** Default `auto`: direct for block devices, buffered for files. */
+  mode?: DiskMode;
+  readOnly?: boolean;
+}
+
+/**
+ * Opens a file or block device.
+ * @throws the error of open(2), or one with code EINVAL when it is neither
+ */
+export async function openDisk(path: string, options: FileDiskOptions = {}): Promise<FileDisk> {
+  const access = options.readOnly === true ? constants.O_RDONLY : constants.O_RDWR;
+  const handle = await open(path, access);
+  try {
+    const stat = fstatSync(handle.fd);
+    const isBlock = stat.isBlockDevice();
+    if (!isBlock && !stat.isFile()) {
+      throw Object.assign(new Error(`${path}: neither a file nor a block device`), { code: 'EINVAL' });
+    }
+    const sizeBytes = isBlock ? native().blockDeviceSize(handle.fd) : stat.size;
+    const blockBytes = isBlock ? native().logicalBlockSize(handle.fd) : 512;
+    const direct = options.mode === 'direct' || (options.mode !== 'buffered' && isBlock);
+    if (!direct) return new FileDisk(handle, sizeBytes, blockBytes, null);
+    const directHandle = await open(path, access | constants.O_DIRECT);
+    return new FileDisk(handle, sizeBytes, blockBytes, directHandle);
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+export class FileDisk implements Disk {
+  readonly sizeBytes: number;
+  readonly blockBytes: number;
+  private readonly handle: FileHandle;
+  private readonly fd: number;
+  private readonly direct: FileHandle | null;
+  private readonly bounces: Buffer[] = [];
+  private bouncesMade = 0;
+  private readonly bounceWaiters: ((bounce: Buffer) => void)[] = [];
+  private poolUntil = 0;
+
+  constructor(handle: FileHandle, sizeBytes: number, blockBytes: number, direct: FileHandle | null) {
+    this.handle = handle;
+    this.fd = handle.fd;
+    this.sizeBytes = sizeBytes;
+    this.blockBytes = blockBytes;
+    this.direct = direct;
+  }
+
+  tryRead(into: Uint8Array, offsetBytes: number): boolean {
+    if (this.direct !== null) return false;
+    const { readNow } = native();
+    return readNow !== null && readNow(this.fd, into, offsetBytes);
+  }
+
+  async read(into: Uint8Array, offsetBytes: number): Promise<void> {
+    if (this.direct === null) {
+      await this.readAll(this.fd, into, offsetBytes);
+      return;
+    }
+    for (let done = 0; done < into.length; done += BOUNCE_BYTES) {
+      const length = Math.min(BOUNCE_BYTES, into.length - done);
+      await this.withBounce(async (bounce, fd) => {
+        await this.readAll(fd, bounce.subarray(0, length), offsetBytes + done);
+        into.set(bounce.subarray(0, length), done);
+      });
+    }
+  }
+
+  write(pieces: readonly Uint8Array[], offsetBytes: number): Promise<void> | undefined {
+    if (this.direct !== null) return this.writeDirect(pieces, offsetBytes);
+    const now = performance.now();
+    if (now < this.poolUntil || pieces.length > PIECES_MAX) return this.writePooled(pieces, offsetBytes);
+    let total = 0;
+    for (const piece of pieces) total += piece.length;
+    try {
+      const written =
+        pieces.length === 1
+          ? fs.writeSync(this.fd, pieces[0] as Uint8Array, 0, total, offsetBytes)
+          : fs.writevSync(this.fd, pieces as NodeJS.ArrayBufferView[], offsetBytes);
+      if (performance.now() - now > SLOW_WRITE_MS) this.poolUntil = now + POOL_FOR_MS;
+      if (written === total) return undefined;
+      return this.writePooled(behind(pieces, written), offsetBytes + written);
+    } catch (error) {
+      return Promise.reject(error as Error);
+    }
+  }
+
+  async zero(offsetBytes: number, lengthBytes: number): Promise<void> {
+    if (await native().zeroRange(this.fd, offsetBytes, lengthBytes)) return;
+    for (let done = 0; done < lengthBytes; done += ZEROS.length) {
+      await this.write([ZEROS.subarray(0, Math.min(ZEROS.length, lengthBytes - done))], offsetBytes + done);
+    }
+  }
+
+  flush(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.fdatasync(this.fd, (error) => {
+        if (error === null) resolve();
+        else reject(error);
+      });
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.direct?.close();
+    await this.handle.close();
+  }
+
+  private async writePooled(pieces: readonly Uint8Array[], offsetBytes: number): Promise<void> {
+    let rest = pieces;
+    let offset = offsetBytes;
+    while (rest.length > 0) {
+      const part = rest.slice(0, PIECES_MAX);
+      const written = await new Promise<number>((resolve, reject) => {
+        fs.writev(this.fd, part as NodeJS.ArrayBufferView[], offset, (error, bytes) => {
+          if (error === null) resolve(bytes);
+          else reject(error);
+        });
+      });
+      if (written === 0) throw Object.assign(new Error('write of nothing'), { code: 'EIO' });
+      rest = behind(rest, written);
+      offset += written;
+    }
+  }
+
+  private async writeDirect(pieces: readonly Uint8Array[], offsetBytes: number): Promise<void> {
+    let rest = pieces;
+    let offset = offsetBytes;
+    while (rest.length > 0) {
+      offset += await this.withBounce(async (bounce, fd) => {
+        let filled = 0;
+        for (const piece of rest) {
+          const part = piece.subarray(0, BOUNCE_BYTES - filled);
+          bounce.set(part, filled);
+          filled += part.length;
+          if (filled === BOUNCE_BYTES) break;
+        }
+        rest = behind(rest, filled);
+        await this.writeAll(fd, bounce.subarray(0, filled), offset);
+        return filled;
+      });
+    }
+  }
+
+  private async readAll(fd: number, into: Uint8Array, offsetBytes: number): Promise<void> {
+    let done = 0;
+    while (done < into.length) {
+      const bytes = await new Promise<number>((resolve, reject) => {
+        fs.read(fd, into, done, into.length - done, offsetBytes + done, (error, count) => {
+          if (error === null) resolve(count);
+          else reject(error);
+        });
+      });
+      if (bytes === 0) {
+        throw Object.assign(new Error(`read at ${offsetBytes + done} is beyond the end`), { code: 'EIO' });
+      }
+      done += bytes;
+    }
+  }
+
+  private async writeAll(fd: number, from: Uint8Array, offsetBytes: number): Promise<void> {
+    let done = 0;
+    while (done < from.length) {
+      done += await new Promise<number>((resolve, reject) => {
+        fs.write(fd, from, done, from.length - done, offsetBytes + done, (error, count) => {
+          if (error === null) resolve(count);
+          else reject(error);
+        });
+      });
+    }
+  }
+
+  /** Lends aligned memory; there are few pieces of it, and who finds none waits. */
+  private async withBounce<T>(action: (bounce: Buffer, fd: number) => Promise<T>): Promise<T> {
+    const direct = this.direct as FileHandle;
+    let bounce = this.bounces.pop();
+    if (bounce === undefined && this.bouncesMade < BOUNCES_MAX) {
+      this.bouncesMade++;
+      bounce = native().alignedBuffer(BOUNCE_BYTES, BLOCK_BYTES);
+    }
+    bounce ??= await new Promise<Buffer>((resolve) => this.bounceWaiters.push(resolve));
+    try {
+      return await action(bounce, direct.fd);
+    } finally {
+      const next = this.bounceWaiters.shift();
+      if (next === undefined) this.bounces.push(bounce);
+      else next(bounce);
+    }
+  }
+}
+
+/** The pieces without their first `bytes`. */
+function behind(pieces: readonly Uint8Array[], bytes: number): Uint8Array[] {
+  const rest: Uint8Array[] = [];
+  let skip = bytes;
+  for (const piece of pieces) {
+    if (skip >= piece.length) {
+      skip -= piece.length;
+      continue;
+    }
+    rest.push(skip === 0 ? piece : piece.subarray(skip));
+    skip = 0;
+  }
+  return rest;
+}
