@@ -32,7 +32,7 @@ export async function overPairs(
   );
   errors.forEach((error, index) => {
     if (error === undefined) return;
-    if (!(error instanceof OperatorError)) throw error instanceof Error ? error : new Error(String(error));
+    if (!(error instanceof OperatorError)) throw new Error('a pair ended with a programming error', { cause: error });
     outcomes[index]!.error = { message: error.message, exitCode: error.exitCode };
   });
   return outcomes;
