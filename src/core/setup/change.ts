@@ -106,11 +106,10 @@ function volumeProblems(old: InstalledVolume, now: VolumeLayout): string[] {
       `${name} was on ${old.volumeGroup}/${old.dataLv}, now ${now.volumeGroup}/${now.dataLv}; that would leave its data behind`,
     );
   }
-  if (old.sizeBytes !== now.sizeBytes) {
-    const size = (bytes: number | undefined): string =>
-      bytes === undefined ? 'of its LV' : formatSize(bytes);
+  // A larger size is fine once the LV has it, which the plan looks at.
+  if (old.sizeBytes !== undefined && now.sizeBytes !== undefined && now.sizeBytes < old.sizeBytes) {
     problems.push(
-      `${name} had the size ${size(old.sizeBytes)}, now ${size(now.sizeBytes)}; setup does not resize disks`,
+      `${name} had the size ${formatSize(old.sizeBytes)}, now ${formatSize(now.sizeBytes)}; a disk in use can't shrink`,
     );
   }
   return problems;

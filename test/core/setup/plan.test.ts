@@ -328,8 +328,8 @@ test('what can not be changed while a domain is set up is refused, with the way 
   };
   for (const [after, words] of [
     [
-      desiredFrom('- { vdev: xvda, volumeGroup: vg0, size: 2GiB }'),
-      /volume 0 had the size 1GiB, now 2GiB; setup does not resize/,
+      desiredFrom('- { vdev: xvda, volumeGroup: vg0, size: 512MiB }'),
+      /volume 0 had the size 1GiB, now 512MiB; a disk in use can't shrink/,
     ],
     [
       desiredFrom('- { vdev: xvda, volumeGroup: vg1, size: 1GiB }'),
@@ -340,6 +340,13 @@ test('what can not be changed while a domain is set up is refused, with the way 
     views['alpha']!.installed['web'] = installed;
     refused(() => planSetup(after, views, nothing), words, /remus-drbd teardown web; its data is kept/);
   }
+  const grown = structuredClone(view);
+  grown['alpha']!.installed['web'] = installed;
+  refused(
+    () => planSetup(desiredFrom('- { vdev: xvda, volumeGroup: vg0, size: 2GiB }'), grown, nothing),
+    /web on alpha: LV vg0\/remus-web-0 has 1GiB, the configuration asks for 2GiB/,
+    /"Growing a disk" in docs\/operations\.md/,
+  );
   const more = desiredFrom(
     '- { vdev: xvda, volumeGroup: vg0, size: 1GiB }\n          - { vdev: xvdb, volumeGroup: vg0, size: 1GiB }',
   );
