@@ -113,6 +113,11 @@ export class HostTree {
     writeFileSync(join(this.root, path), text);
   }
 
+  program(path: string, text: string): void {
+    this.write(path, text);
+    chmodSync(join(this.root, path), 0o755);
+  }
+
   link(path: string, target: string): void {
     symlinkSync(target, join(this.root, path));
   }
@@ -203,7 +208,7 @@ const hostile = {
   CDPATH: '/',
   ours: 'false',
   took: 'true',
-  LC_ALL: 'tr_TR.UTF-8',
+  LC_ALL: 'C.UTF-8',
 };
 
 function which(tool: string): string {
