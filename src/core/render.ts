@@ -158,7 +158,9 @@ export function guestConfig({ domain, volumes }: DomainLayout, guest: XlConfig):
   }
   const disks = volumes.flatMap(({ volume, vdev }) => {
     if (vdev === undefined) return [];
-    const text = safe(`vdev=${vdev},access=w,script=block-drbd,target=${domain.name}/${volume}`);
+    // DRBD 8.3 has no volumes: the resource is the device.
+    const target = domain.engine === 'protocol-d' ? domain.name : `${domain.name}/${volume}`;
+    const text = safe(`vdev=${vdev},access=w,script=block-drbd,target=${target}`);
     return [{ vdev, text }];
   });
   return replaceDisks(guest, disks);
