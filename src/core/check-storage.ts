@@ -26,32 +26,36 @@ interface NeededLv {
 export function storageFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
   return [
     ...lvmFindings(layout, facts),
+    // With protocol D, whoever has that module makes the devices.
     ...(layout.domain.engine === 'journal'
-      ? layout.volumes.flatMap((volume) => mapperFindings(volume, facts))
+      ? layout.volumes.flatMap((volume) => [
+          ...mapperFindings(volume, facts),
+          ...contentFindings(layout, volume, facts),
+        ])
       : []),
-    ...layout.volumes.flatMap((volume) => contentFindings(layout, volume, facts)),
     ...collisionFindings(layout, facts),
     ...portFindings(layout, facts),
   ];
 }
 
 function neededLvs(layout: DomainLayout, volumes: readonly LogicalVolume[]): NeededLv[] {
+  const make = layout.domain.engine === 'journal';
   const needed = layout.volumes.flatMap((volume): NeededLv[] => {
     const { volumeGroup, dataLv, metaLv, makeData } = volume;
     const dataBytes = makeData ? volume.sizeBytes : findLv(volumes, volumeGroup, dataLv)?.sizeBytes;
     return [
-      { volumeGroup, name: dataLv, sizeBytes: dataBytes, make: makeData },
+      { volumeGroup, name: dataLv, sizeBytes: dataBytes, make: make && makeData },
       {
         volumeGroup,
         name: metaLv,
         sizeBytes: dataBytes === undefined ? undefined : metaBytes(dataBytes),
-        make: true,
+        make,
       },
     ];
   });
   if (layout.journal) {
     const { volumeGroup, lv, sizeBytes } = layout.journal;
-    needed.push({ volumeGroup, name: lv, sizeBytes, make: true });
+    needed.push({ volumeGroup, name: lv, sizeBytes, make });
   }
   return needed;
 }
@@ -170,6 +174,11 @@ function useFinding(name: string, found: LogicalVolume, facts: HostFacts, layout
   const needed = `nothing that uses LV ${name} before it is under DRBD`;
   const pass = (text: string): Finding => finding(id, 'pass', text, needed, '');
   if (!found.open) return pass('nothing has it open');
+  const { drbdRunning } = facts;
+  const runs =
+    drbdRunning.known && drbdRunning.value.some((resource) => resource.name === layout.domain.name);
+  // While protected, DRBD on the backup is on the journal, and it is the receiver that has the LV open.
+  if (runs) return pass('DRBD runs on it');
   if (!facts.blockDevices.known) {
     return finding(
       id,
