@@ -688,13 +688,17 @@ function deviceContent(wipefs: ProbeResult, sample: ProbeResult): DeviceContent 
   return { state: 'read', signatures: parseWipefs(wipefs.stdout), ...parseSample(sample.stdout) };
 }
 
-/** `find` hides the exit code of drbdmeta, which says nothing at all where there is no meta-data. */
-function metaDataState({ stdout, stderr }: ProbeResult, device: string): MetaDataState {
+/**
+ * `find` hides the exit code of drbdmeta, which says nothing at all where there is no meta-data. So only an
+ * end without any complaint means that.
+ */
+function metaDataState({ exitCode, stdout, stderr }: ProbeResult, device: string): MetaDataState {
   if (stdout.trim() !== '') return parseDrbdmeta(stdout);
-  if (stderr.trim() === '') return { state: 'none' };
-  const reason = firstLine(stderr);
-  if (reason.startsWith('find:') && reason.includes(device) && reason.includes(NO_SUCH_FILE))
+  const reason = firstLine(stderr) || `exit code ${exitCode}`;
+  if (stderr.trim() === '') return exitCode === 0 ? { state: 'none' } : { state: 'unreadable', reason };
+  if (reason.startsWith('find:') && reason.includes(device) && reason.includes(NO_SUCH_FILE)) {
     return { state: 'absent' };
+  }
   if (/resource busy/.test(stderr)) return { state: 'busy', reason };
   return { state: 'unreadable', reason };
 }
