@@ -7,7 +7,7 @@
  */
 
 import { isIP } from 'node:net';
-import { dirname, isAbsolute, join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import type { z } from 'zod';
 
@@ -194,7 +194,8 @@ class Reader {
     return {
       name,
       pair: pair.name,
-      configFile: isAbsolute(shape.config) ? shape.config : join(this.#directory, shape.config),
+      // A path below the user's home is for the loader to resolve, which knows where that is.
+      configFile: /^~?\//.test(shape.config) ? shape.config : join(this.#directory, shape.config),
       primary: shape.primary,
       backup: pair.hostNames.find((host) => host !== shape.primary) ?? '',
       engine,

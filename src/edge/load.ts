@@ -32,19 +32,25 @@ export interface Loaded {
 export async function loadConfiguration(file: string): Promise<Loaded> {
   const path = resolve(file);
   const parsed = parseConfig(await readText(path, file), file, dirname(path));
-  const config = {
+  const config: Config = {
     ...parsed,
     ssh: {
       identityFiles: parsed.ssh.identityFiles.map((name) => localPath(name, path)),
       knownHostsFiles: parsed.ssh.knownHostsFiles.map((name) => localPath(name, path)),
     },
+    pairs: parsed.pairs.map((pair) => ({
+      ...pair,
+      domains: pair.domains.map((domain) => {
+        return { ...domain, configFile: localPath(domain.configFile, path) };
+      }),
+    })),
   };
   const layouts = domainLayouts(config);
   const guests = new Map<string, XlConfig>();
   const problems: OperatorError[] = [];
   for (const layout of layouts) {
     try {
-      guests.set(layout.domain.name, await loadGuest(layout, path));
+      guests.set(layout.domain.name, await loadGuest(layout));
     } catch (error) {
       if (!(error instanceof OperatorError)) throw error;
       problems.push(error);
@@ -54,8 +60,8 @@ export async function loadConfiguration(file: string): Promise<Loaded> {
   return { config, layouts, guests };
 }
 
-async function loadGuest(layout: DomainLayout, configPath: string): Promise<XlConfig> {
-  const path = localPath(layout.domain.configFile, configPath);
+async function loadGuest(layout: DomainLayout): Promise<XlConfig> {
+  const path = layout.domain.configFile;
   const shown = relative(process.cwd(), path).startsWith('..') ? path : relative(process.cwd(), path);
   const guest = parseXlConfig(await readText(path, shown), shown);
   // It throws where it doesn't fit the domain, which is better told now than when it is rendered.

@@ -46,6 +46,22 @@ test('paths are relative to the file, and ~ is the home of the user', async () =
   assert.is(guests.get('web')?.text, readFileSync('conf-examples/two-pairs/web.cfg', 'utf8'));
 });
 
+test('a guest below the home of the user', async ({ root }) => {
+  const home = process.env.HOME;
+  process.env.HOME = root;
+  try {
+    cpSync('conf-examples/minimal', root, { recursive: true });
+    mkdirSync(join(root, 'conf'));
+    const text = readFileSync(join(root, 'pair.yaml'), 'utf8').replace('web.cfg', '~/web.cfg');
+    writeFileSync(join(root, 'conf', 'pair.yaml'), text);
+    const { config } = await loadConfiguration(join(root, 'conf', 'pair.yaml'));
+    assert.is(config.pairs[0]?.domains[0]?.configFile, join(root, 'web.cfg'));
+  } finally {
+    if (home === undefined) delete process.env.HOME;
+    else process.env.HOME = home;
+  }
+});
+
 test('a file that is not there', async ({ root }) => {
   assert.is(await problem(join(root, 'pair.yaml')), `${join(root, 'pair.yaml')}: there is no such file`);
 });
