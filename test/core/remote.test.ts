@@ -95,6 +95,14 @@ test('a batch carries any bytes, codes and missing programs', async () => {
   assert.is(replies[5]?.exitCode, 137);
 });
 
+test('a probe can not eat the ones after it, however long the batch is', async () => {
+  const commands = [['cat'], ...Array.from({ length: 100 }, (_, n) => ['test', '-n', 'x'.repeat(100) + n])];
+  const { stdout } = await sh([...PROBE_ARGV.slice(1)], renderProbes(commands, 60_000));
+  const { replies, whole } = parseProbeReplies(stdout.toString('latin1'), commands.length);
+  assert.ok(whole);
+  assert.equal(text(replies[0]), [0, '', '']);
+});
+
 test('a probe that hangs is ended by itself', async () => {
   const commands = [
     ['sleep', '1000'],
@@ -244,7 +252,9 @@ async function sh(args: readonly string[], input: string | Buffer): Promise<Ende
 
 async function upload(path: string, content: Buffer, mode: number, sent = content) {
   assert.is(uploadArgv(path, mode, '')[2], UPLOAD_SCRIPT);
-  const { code, stderr } = await sh(uploadArgv(path, mode, sha256(content)).slice(1), sent);
+  // Whatever the account's umask is, parents are for everybody and the temporary file is for nobody else.
+  const argv = uploadArgv(path, mode, sha256(content));
+  const { code, stderr } = await sh(['-c', 'umask 077; exec "$@"', 'sh', ...argv], sent);
   return { code, stderr };
 }
 
