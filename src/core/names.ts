@@ -10,7 +10,7 @@
 export const BARRIER_VOLUME = 15;
 /** A domain has one block of minors and volumes: up to 15 disks and the barrier volume. */
 export const VOLUMES_PER_DOMAIN = 16;
-export const DISKS_MAX = BARRIER_VOLUME;
+export const DISKS_MAX = 15;
 /** DRBD accepts minors of up to 20 bits (`MINORMASK` in the kernel's drbd_nl.c). */
 export const MINOR_MAX = (1 << 20) - 1;
 /** Ports below are reserved for system services, so a replication port starts here. */
