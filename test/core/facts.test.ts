@@ -1,6 +1,6 @@
 /** Facts: the list of probes, and their reading where tools are missing, fail, or say something unknown. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -18,20 +18,13 @@ import {
 import { domainLayouts } from '../../src/core/layout.js';
 import { parseSample, SAMPLE_PROGRAM } from '../../src/core/parse/block.js';
 import { goodConfig } from './check-hosts.js';
+import { data, hostAnswers, said } from './facts-answers.js';
 
 const test = suite('facts');
 
 const KERNEL = '/boot/vmlinuz';
 const DATA = '/dev/vg0/remus-web-0';
 const META = '/dev/vg0/remus-web-0-md';
-
-function data(name: string): string {
-  return readFileSync(new URL(`../data/host/${name}`, import.meta.url), 'utf8');
-}
-
-function said(stdout: string): ProbeResult {
-  return { exitCode: 0, stdout, stderr: '' };
-}
 
 function failing(exitCode: number, stderr: string, stdout = ''): ProbeResult {
   return { exitCode, stdout, stderr };
@@ -43,23 +36,8 @@ function missingTool(tool: string): ProbeResult {
 
 const layouts = domainLayouts(goodConfig());
 
-/** What a host after setup answers to every probe. */
 function answers(): Map<string, ProbeResult> {
-  const fixtures: Record<string, string> = {
-    'xl-info': 'xl-info',
-    'drbdadm-dump-xml': 'drbdadm-dump-xml-8.4.xml',
-    events2: 'events2-connected',
-  };
-  const results = new Map<string, ProbeResult>();
-  for (const key of probeCommands(layouts, 'alpha', [KERNEL]).keys()) {
-    const [kind = '', subject] = key.split(' ');
-    if (kind === 'wipefs') results.set(key, said(data('wipefs-none')));
-    else if (kind === 'sample') results.set(key, said(data('sample-zero')));
-    else if (kind === 'drbdmeta') results.set(key, said(data('drbdmeta-v08-used')));
-    else if (kind === 'sha256sum') results.set(key, said(`${'a'.repeat(64)}  ${subject}\n`));
-    else results.set(key, said(data(fixtures[kind] ?? kind)));
-  }
-  return results;
+  return hostAnswers(probeCommands(layouts, 'alpha', [KERNEL]).keys());
 }
 
 function factsWith(changes: Record<string, ProbeResult>): HostFacts {
