@@ -117,20 +117,44 @@ function throughputFinding({ from, to, throughput }: LinkMeasurement): Finding {
   );
 }
 
-/** The clock of a host against the controller's. */
+/** The clock of a host against the controller's; that the controller's is the wrong one is possible too. */
 export function clockFindings({ offsetMs, uncertaintyMs }: ClockMeasurement, facts: HostFacts): Finding[] {
-  // What the measurement can't tell apart is in the host's favour.
-  const surelyMs = Math.max(0, Math.abs(offsetMs) - uncertaintyMs);
-  const found = `${spell(Math.abs(offsetMs))} ${offsetMs < 0 ? 'behind' : 'ahead of'} this machine (to within ${spell(uncertaintyMs)})`;
   return [
     finding(
       'clock',
-      surelyMs >= CLOCK_FAIL_MS ? 'fail' : surelyMs >= CLOCK_WARN_MS ? 'warn' : 'pass',
-      found,
-      `less than ${formatDuration(CLOCK_WARN_MS)}; from ${formatDuration(CLOCK_FAIL_MS)} on certificates are refused`,
+      surely(offsetMs, uncertaintyMs) >= CLOCK_WARN_MS ? 'warn' : 'pass',
+      `${spell(Math.abs(offsetMs))} ${offsetMs < 0 ? 'behind' : 'ahead of'} this machine (to within ${spell(uncertaintyMs)})`,
+      `less than ${formatDuration(CLOCK_WARN_MS)}`,
       `set the clock of ${facts.host} or of this machine and keep both right (chrony)`,
     ),
   ];
+}
+
+/** The clocks of the two hosts against each other. */
+export function clocksFitFindings(
+  [a, b]: readonly [HostConfig, HostConfig],
+  clocks: Readonly<Record<string, ClockMeasurement>>,
+): Finding[] {
+  const [left, right] = [clocks[a.name], clocks[b.name]];
+  if (!left || !right) return [];
+  const differenceMs = left.offsetMs - right.offsetMs;
+  const uncertaintyMs = left.uncertaintyMs + right.uncertaintyMs;
+  const sureMs = surely(differenceMs, uncertaintyMs);
+  const [ahead, behind] = differenceMs < 0 ? [b.name, a.name] : [a.name, b.name];
+  return [
+    finding(
+      'clocks-fit',
+      sureMs >= CLOCK_FAIL_MS ? 'fail' : sureMs >= CLOCK_WARN_MS ? 'warn' : 'pass',
+      `${ahead} is ${spell(Math.abs(differenceMs))} ahead of ${behind} (to within ${spell(uncertaintyMs)})`,
+      `less than ${formatDuration(CLOCK_WARN_MS)}; from ${formatDuration(CLOCK_FAIL_MS)} on a new certificate of one host is refused by the other`,
+      'set the clock that is wrong and keep both right (chrony)',
+    ),
+  ];
+}
+
+/** What the measurement can't tell apart is in the hosts' favour. */
+function surely(differenceMs: number, uncertaintyMs: number): number {
+  return Math.max(0, Math.abs(differenceMs) - uncertaintyMs);
 }
 
 function spell(ms: number): string {

@@ -7,7 +7,12 @@
  */
 import { guestFindings, guestMemoryFindings } from './check-guest.js';
 import { hostFindings, pairFindings } from './check-host.js';
-import { clockFindings, linkFindings, replicationAddressFindings } from './check-network.js';
+import {
+  clockFindings,
+  clocksFitFindings,
+  linkFindings,
+  replicationAddressFindings,
+} from './check-network.js';
 import { storageFindings, storagePairFindings } from './check-storage.js';
 import { ExitCode } from './errors.js';
 import type { HostFacts } from './facts.js';
@@ -129,7 +134,7 @@ export function check(
       for (const layout of layoutsHere) add(storageFindings(layout, facts), host.name, layout.domain.name);
     }
 
-    add(pairFindings(pair, reached));
+    add([...pairFindings(pair, reached), ...clocksFitFindings(pair.hosts, measurements.clocks)]);
     for (const link of measurements.links) {
       if (pair.hosts.some((host) => host.name === link.from)) add(linkFindings(link, ours), link.from);
     }
