@@ -146,12 +146,12 @@ function modulesFinding({ loadedModules, availableModules }: HostFacts, engine: 
 }
 
 /** The version of the module in the kernel, or of the one that would be loaded. */
-function drbdVersion({ drbdModule, availableModules }: HostFacts): string | undefined {
+export function drbdVersion({ drbdModule, availableModules }: HostFacts): string | undefined {
   return drbdModule ?? (availableModules.known ? availableModules.value['drbd']?.version : undefined);
 }
 
 /** `8.3`, `8.4` or `9`: within one of them both sides speak the same protocol and meta-data. */
-function drbdFamily(version: string): string {
+export function drbdFamily(version: string): string {
   const [major = '', minor = ''] = version.split('.');
   return major === '8' ? `8.${minor}` : major;
 }

@@ -3,6 +3,7 @@
  * are there already, what is on them and who uses them; DRBD's names, minors and ports.
  */
 import { finding, type Finding } from './check.js';
+import { drbdFamily, drbdVersion } from './check-host.js';
 import type { ConfiguredResource, HostFacts, LogicalVolume } from './facts.js';
 import type { DomainLayout, VolumeLayout } from './model.js';
 import { lvPath, mapperPath, metaBytes, resourcePath, Tags, unitName, VOLUMES_PER_DOMAIN } from './names.js';
@@ -12,6 +13,9 @@ import { formatSize } from './units.js';
 
 /** Major number of NBD devices (Documentation/admin-guide/devices.txt): the journal's, while protected. */
 const NBD_MAJOR = '43';
+
+/** The format of meta-data that each DRBD reads. */
+const META_FORMATS: Readonly<Record<string, 'v08' | 'v09'>> = { '8.3': 'v08', '8.4': 'v08', '9': 'v09' };
 
 /** An LV that a domain needs on each of its hosts. */
 interface NeededLv {
@@ -250,7 +254,7 @@ function contentFindings(layout: DomainLayout, volume: VolumeLayout, facts: Host
   if (state.state === 'unreadable') {
     return [
       finding(
-        id,
+        'meta-data',
         'fail',
         `what is on ${meta} could not be read: ${state.reason}`,
         'DRBD meta-data that can be read, or none',
@@ -261,6 +265,22 @@ function contentFindings(layout: DomainLayout, volume: VolumeLayout, facts: Host
   const runs =
     facts.drbdRunning.known && facts.drbdRunning.value.some(({ name }) => name === layout.domain.name);
   if (runs || state.state === 'busy') return found('in use by DRBD');
+  const family = drbdFamily(drbdVersion(facts) ?? '');
+  if (
+    state.state === 'valid' &&
+    META_FORMATS[family] !== undefined &&
+    META_FORMATS[family] !== state.format
+  ) {
+    return [
+      finding(
+        'meta-data',
+        'fail',
+        `${meta} has meta-data in the format ${state.format}`,
+        `${META_FORMATS[family]}, the format of DRBD ${family}`,
+        'load the DRBD module that wrote it, or convert it by hand (drbdadm create-md asks before it does)',
+      ),
+    ];
+  }
   if (state.state === 'valid') return found(`has DRBD meta-data${state.fresh ? ' that was never used' : ''}`);
   const lvs = facts.logicalVolumes;
   if (!volume.makeData && lvs.known && !findLv(lvs.value, volume.volumeGroup, volume.dataLv)) return [];

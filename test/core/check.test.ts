@@ -836,12 +836,31 @@ const CASES: Case[] = [
       (facts) =>
         (facts.metaData['/dev/vg0/remus-web-1-md'] = { state: 'unreadable', reason: 'Permission denied' }),
     ),
-    id: 'data',
+    id: 'meta-data',
     verdict: 'fail',
     host: 'beta',
     domain: 'web',
     found: /remus-web-1-md could not be read: Permission denied/,
     mend: /drbdmeta - v08/,
+  },
+  {
+    title: 'meta-data of another DRBD',
+    change: onBeta(
+      (facts) =>
+        (facts.metaData['/dev/vg0/remus-web-1-md'] = {
+          state: 'valid',
+          format: 'v09',
+          uuids: [],
+          flags: [],
+          fresh: false,
+        }),
+    ),
+    id: 'meta-data',
+    verdict: 'fail',
+    host: 'beta',
+    domain: 'web',
+    found: /remus-web-1-md has meta-data in the format v09/,
+    mend: /module that wrote it/,
   },
   {
     title: 'a foreign resource with our name',
