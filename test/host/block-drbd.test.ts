@@ -532,6 +532,12 @@ for (const shell of shells) {
     host.connected(disk, 7790);
   });
 
+  on('a reason is not expanded by the shell', (host) => {
+    host.drbd(secondary);
+    host.answer('drbdadm-primary', "echo '/* $(reboot) ~' >&2; exit 1");
+    host.refused(/: \/\* \$\(reboot\) ~ \(demoted again\)/);
+  });
+
   on('a long reason is cut, and stays on one line', (host) => {
     host.drbd(secondary);
     host.answer(

@@ -137,6 +137,7 @@ for (const shell of shells) {
     '0 8192 linear 253:17 8',
     '0 4096 linear 253:17 0',
     '0 8192 linear 2534:17 0',
+    '0 8192 linear 430:17 0',
     '0 8192 linear 253:170 0',
     '0 8192 striped 2 128 43:0 0 43:1 0',
     '0 4096 linear 253:17 0\n4096 4096 linear 43:0 0',
@@ -362,6 +363,11 @@ for (const shell of shells) {
     ['there is no hook', (host) => host.write(active, ''), /no\n.*journal-recover to recover them/],
     ['the hook fails', (host) => host.journal('exit 7'), /journal-recover failed with status 7/],
     ['the hook leaves the file', (host) => host.journal('exit 0'), /journal-active is still there/],
+    [
+      'the hook leaves a link that leads nowhere',
+      (host) => host.journal('/bin/ln -sf /nonexistent/x "$root/var/lib/remus-drbd/web/journal-active"'),
+      /journal-active is still there/,
+    ],
     [
       'the file is a link that leads nowhere',
       (host) => {
