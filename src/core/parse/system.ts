@@ -172,7 +172,8 @@ export function parseModinfo(text: string): Record<string, ModuleInfo> {
   for (const [index, entry] of text.split('\0').entries()) {
     if (entry.trim() === '') continue;
     const line = new Line('modinfo', entry, index + 1);
-    const match = /^([A-Za-z0-9_]+):\s*([^]*)$/.exec(entry);
+    // With -0, kmod writes "key=value" for all but the keys it makes up itself, such as filename.
+    const match = /^([A-Za-z0-9_]+)(?::\s*|=)([^]*)$/.exec(entry);
     if (!match?.[1]) return line.fail('key: value is expected');
     const value = (match[2] ?? '').trim();
     switch (match[1]) {
