@@ -366,7 +366,7 @@ function collisionFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
           `set "minor" of ${domain.name} to a block of 16 that is free`,
         );
       }
-      const used = [volume.disk, volume.metaDisk].find((path) => path !== undefined && disks.includes(path));
+      const used = disks.find((path) => path === volume.disk || path === volume.metaDisk);
       if (used !== undefined) {
         const found = `${used} belongs to ${resource.name} (${place(resource)})`;
         clash(

@@ -399,6 +399,18 @@ const CASES: Case[] = [
     also: ['drbd-utils'],
   },
   {
+    title: 'ancient DRBD utilities',
+    change: ({ alpha, beta }) => {
+      for (const facts of [alpha, beta]) facts.drbdUtils = known('8.9.10');
+    },
+    id: 'drbd-utils',
+    verdict: 'fail',
+    host: 'beta',
+    found: /drbd-utils 8\.9\.10/,
+    mend: /apt install/,
+    also: ['drbd-utils'],
+  },
+  {
     title: 'different DRBD utilities',
     change: onBeta((facts) => (facts.drbdUtils = known('9.28.0'))),
     id: 'drbd-utils-fit',
@@ -470,6 +482,20 @@ const CASES: Case[] = [
     mend: /keeps this one aside/,
   },
   {
+    title: 'a changed block-drbd, with another file of that directory diverted',
+    change: onBeta((facts) => {
+      facts.files['/etc/xen/scripts/block-drbd'] = '0'.repeat(32);
+      facts.diversions = known([
+        { path: '/etc/xen/scripts/block', divertedTo: '/etc/xen/scripts/block.mine' },
+      ]);
+    }),
+    id: 'block-drbd',
+    verdict: 'warn',
+    host: 'beta',
+    found: /not as the package ships it/,
+    mend: /aside/,
+  },
+  {
     title: 'a block-drbd of which dpkg can say nothing',
     change: onBeta((facts) => (facts.packagedFiles = failed('dpkg: error'))),
     id: 'block-drbd',
@@ -514,6 +540,15 @@ const CASES: Case[] = [
     host: 'beta',
     found: /^it has no fd00::2$/,
     mend: /give the host that address/,
+  },
+  {
+    title: 'no ip',
+    change: onBeta((facts) => (facts.addresses = notInstalled('ip'))),
+    id: 'replication-address',
+    verdict: 'fail',
+    host: 'beta',
+    found: /ip is not installed/,
+    mend: /iproute2/,
   },
   {
     title: 'replication addresses that are exchanged',
@@ -760,6 +795,19 @@ const CASES: Case[] = [
     mend: /xl shutdown/,
   },
   {
+    title: 'an LV that is open, and no lsblk',
+    change: onBeta((facts) => {
+      valueOf(facts.logicalVolumes)[0]!.open = true;
+      facts.blockDevices = notInstalled('lsblk');
+    }),
+    id: 'lv-use',
+    verdict: 'fail',
+    host: 'beta',
+    domain: 'web',
+    found: /it is open, and lsblk/,
+    mend: /util-linux/,
+  },
+  {
     title: 'a mapping with our name on something else',
     change: onBeta(
       (facts) =>
@@ -943,6 +991,16 @@ const CASES: Case[] = [
     domain: 'web',
     found: /netlink/,
     mend: /mend what drbdsetup says/,
+  },
+  {
+    title: 'ports of which nothing is known',
+    change: onBeta((facts) => (facts.listeners = notInstalled('ss'))),
+    id: 'port',
+    verdict: 'fail',
+    host: 'beta',
+    domain: 'web',
+    found: /ss is not installed/,
+    mend: /iproute2/,
   },
   {
     title: 'another program on the port of DRBD',
@@ -1201,6 +1259,80 @@ test("with protocol D the module is 8.3, nothing of the journal is needed, and t
     'no LV vg0/remus-web-0-md',
     'no LV vg0/remus-web-1-md',
   ]);
+});
+
+test('each pair gets its own points', () => {
+  const input = goodInput();
+  const [first] = input.config.pairs;
+  const [alpha, beta] = first!.hosts;
+  input.config.pairs.push({
+    ...first!,
+    name: 'rack2',
+    hosts: [
+      { ...alpha, name: 'gamma' },
+      { ...beta, name: 'delta' },
+    ],
+    domains: [],
+  });
+  input.hosts = {
+    gamma: { reached: true, facts: { ...input.alpha, host: 'gamma', nodeName: 'gamma' } },
+    delta: { reached: true, facts: { ...input.beta, host: 'delta', nodeName: 'delta' } },
+  };
+  const results = run(input);
+  assert.not(results.some((result) => result.verdict !== 'pass'));
+  const links = results.filter((result) => result.id === 'round-trip');
+  assert.equal(
+    links.map((result) => [result.pair, result.host]),
+    [
+      ['rack1', 'alpha'],
+      ['rack1', 'beta'],
+    ],
+  );
+  assert.not(results.some((result) => result.pair === 'rack2' && result.domain !== undefined));
+});
+
+test('a DRBD module that is not loaded yet is said to be so', () => {
+  const input = goodInput();
+  input.beta.drbdModule = undefined;
+  const drbd = run(input).filter((result) => result.id === 'drbd');
+  assert.equal(
+    drbd.map((result) => [result.host, result.verdict, result.found, result.needed]),
+    [
+      ['alpha', 'pass', 'DRBD 8.4.11', 'DRBD 8.4 or 9'],
+      ['beta', 'pass', 'DRBD 8.4.11 (not loaded yet)', 'DRBD 8.4 or 9'],
+    ],
+  );
+});
+
+test('resources of others that are not in the way are left alone', () => {
+  const input = goodInput();
+  // The minors right below and right above the domain's sixteen.
+  for (const [index, minor] of [999, 1016].entries()) {
+    const name = `other${index}`;
+    input.beta.drbdConfigured = known([
+      {
+        name,
+        file: `/etc/drbd.d/${name}.res`,
+        line: 1,
+        hosts: [
+          {
+            name: 'beta',
+            address: { family: 'ipv4', address: '10.0.0.2', port: 7789 },
+            volumes: [{ volume: 0, minor, disk: '/dev/vg0/other', metaDisk: 'internal' }],
+          },
+          // What it has on another host doesn't matter here.
+          { name: 'gamma', volumes: [{ volume: 0, minor: 1000, disk: '/dev/vg0/web-data' }] },
+        ],
+      },
+    ]);
+    input.beta.drbdRunning = known([
+      { ...runningWeb(), name, volumes: { 0: { volume: 0, minor, disk: 'UpToDate' } } },
+    ]);
+    assert.equal(
+      run(input).filter((result) => result.verdict !== 'pass'),
+      [],
+    );
+  }
 });
 
 test('a PV guest passes where Xen has shadow paging', () => {
