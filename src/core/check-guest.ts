@@ -3,7 +3,7 @@
  * its files on both hosts, memory, CPUs, and who else starts it.
  */
 import { finding, type Finding, type GuestFacts, type GuestReading } from './check.js';
-import { mebibytes } from './check-host.js';
+import { DOM0_AVAILABLE_MIN_BYTES, mebibytes } from './check-host.js';
 import type { HostFacts, XenFacts } from './facts.js';
 import type { DomainLayout } from './model.js';
 
@@ -51,13 +51,19 @@ export function guestMemoryFindings(
     return [{ name: domain.name, bytes: guestMemoryBytes(reading.guest) }];
   });
   const neededBytes = missing.reduce((sum, guest) => sum + guest.bytes, 0);
-  const { freeMemoryBytes } = facts.xen.value;
+  const { freeMemoryBytes, commandLine = '' } = facts.xen.value;
   const names = missing.map((guest) => guest.name).join(', ');
+  // With `dom0_mem` xl leaves dom0 alone; without it xl takes what dom0 has over (xl.conf(5), autoballoon).
+  const fromDom0Bytes = /(^|\s)dom0_mem=/.test(commandLine)
+    ? 0
+    : Math.max(0, facts.memory.availableBytes - DOM0_AVAILABLE_MIN_BYTES);
+  const enough = neededBytes <= freeMemoryBytes;
+  const enoughWithDom0 = neededBytes <= freeMemoryBytes + fromDom0Bytes;
   return [
     finding(
       'memory',
-      neededBytes <= freeMemoryBytes ? 'pass' : 'fail',
-      `${mebibytes(freeMemoryBytes)} free in Xen`,
+      enough ? 'pass' : enoughWithDom0 ? 'warn' : 'fail',
+      `${mebibytes(freeMemoryBytes)} free in Xen${!enough && enoughWithDom0 ? ', the rest would have to come from dom0' : ''}`,
       missing.length === 0
         ? 'none: it holds all guests of the pair already'
         : `${mebibytes(neededBytes)} for ${names} (memory, and what Xen needs beside it)`,

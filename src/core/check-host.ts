@@ -14,7 +14,7 @@ const NODE_MIN = '18.19';
 const DRBD_UTILS_MIN = '9.0';
 const DRBD_UTILS_TRIED = '9.22';
 /** Of what dom0 has left, for the receiver with its index and for the tools. */
-const DOM0_AVAILABLE_MIN_BYTES = 256 * 2 ** 20;
+export const DOM0_AVAILABLE_MIN_BYTES = 256 * 2 ** 20;
 /** Modules that only the epoch journal needs; with protocol D the module buffers by itself. */
 const JOURNAL_MODULES: readonly string[] = ['nbd', 'dm_mod'];
 

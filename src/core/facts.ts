@@ -92,6 +92,8 @@ export interface XenFacts {
   capabilities: string[];
   /** `hw_caps`: the features of the CPU, as hexadecimal words. */
   cpuFeatures: string;
+  /** Xen's own command line, such as `dom0_mem=1024M`; absent where it is empty. */
+  commandLine?: string;
   totalMemoryBytes: number;
   freeMemoryBytes: number;
   cpus: number;

@@ -101,6 +101,7 @@ export function goodFacts(host: 'alpha' | 'beta'): HostFacts {
       version: '4.17.6-pre',
       capabilities: ['pv', 'hvm', 'hap'],
       cpuFeatures: '078bfbfd:82982203',
+      commandLine: 'placeholder dom0_mem=1024M',
       totalMemoryBytes: 4 * GIB,
       freeMemoryBytes: 2950 * MIB,
       cpus: 2,

@@ -1101,6 +1101,30 @@ const CASES: Case[] = [
     mend: /dom0_mem/,
   },
   {
+    title: 'memory on the backup that dom0 would have to give',
+    change: onBeta((facts) => {
+      valueOf(facts.xen).freeMemoryBytes = 400 * MIB;
+      valueOf(facts.xen).commandLine = 'placeholder console=com1';
+    }),
+    id: 'memory',
+    verdict: 'warn',
+    host: 'beta',
+    found: /400 MiB free in Xen, the rest would have to come from dom0/,
+    mend: /dom0_mem/,
+  },
+  {
+    title: 'less memory on the backup than dom0 can give',
+    change: onBeta((facts) => {
+      valueOf(facts.xen).freeMemoryBytes = 50 * MIB;
+      delete valueOf(facts.xen).commandLine;
+    }),
+    id: 'memory',
+    verdict: 'fail',
+    host: 'beta',
+    found: /^50 MiB free in Xen$/,
+    mend: /dom0_mem/,
+  },
+  {
     title: 'the guest on both hosts',
     change: ({ alpha, beta }) => {
       for (const facts of [alpha, beta]) {

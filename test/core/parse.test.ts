@@ -335,6 +335,7 @@ test('xl info and xl list', () => {
   assert.equal(parseXlInfo(data('xl-info')), {
     version: '4.17.6-pre',
     capabilities: ['pv', 'hvm', 'hap', 'gnttab-v1', 'gnttab-v2'],
+    commandLine: 'placeholder dom0_mem=1024M com1=115200,8n1 console=com1',
     cpuFeatures: '078bfbfd:82982203:2e500800:00000105:00000000:00000000:00000000:00000000',
     totalMemoryBytes: 4095 * 2 ** 20,
     freeMemoryBytes: 2950 * 2 ** 20,

@@ -28,12 +28,14 @@ export function parseXlInfo(text: string): XenFacts {
   };
   const version = value('xen_version');
   if (!/^[0-9]+\.[0-9]+\S*$/.test(version.text)) version.line.fail('a version is expected');
+  const commandLine = value('xen_commandline').text;
   return {
     version: version.text,
     capabilities: value('virt_caps')
       .text.split(/\s+/)
       .filter((word) => word !== ''),
     cpuFeatures: value('hw_caps').text,
+    ...(commandLine === '' ? {} : { commandLine }),
     totalMemoryBytes: number('total_memory') * MIB,
     freeMemoryBytes: number('free_memory') * MIB,
     cpus: number('nr_cpus'),
