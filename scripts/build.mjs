@@ -1,11 +1,10 @@
 /**
  * Bundles the program into one file, dist/remus-drbd.cjs, which runs on a host with nothing but Node >=
- * 18.19. The two native parts stay beside it under dist/node_modules: koffi (system calls) and
- * @node-rs/crc32 (CRC32C), each with the binary of this platform only.
+ * 18.19. The two native parts lie beside it under dist/node_modules: koffi's (system calls) and
+ * @node-rs/crc32's (CRC32C), each with the binary of this platform only.
  */
 import { build } from 'esbuild';
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { cpSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 const out = 'dist';
@@ -19,7 +18,7 @@ await build({
   platform: 'node',
   target: 'node18.19',
   format: 'cjs',
-  external: ['*.node', 'cpu-features', 'koffi', '@node-rs/crc32'],
+  external: ['*.node', 'cpu-features', '@koromix/*', '@node-rs/crc32-*'],
   define: { 'import.meta.url': 'importMetaUrl', PROGRAM_VERSION: JSON.stringify(version) },
   banner: {
     js: "#!/usr/bin/env node\nconst importMetaUrl = require('node:url').pathToFileURL(__filename).href;",
@@ -28,24 +27,15 @@ await build({
   logLevel: 'warning',
 });
 
-const resolve = createRequire(join(process.cwd(), 'package.json')).resolve;
-for (const name of ['koffi', '@koromix/koffi-linux-x64', '@node-rs/crc32', '@node-rs/crc32-linux-x64-gnu']) {
-  const from = packageFolder(name);
-  if (from === undefined) continue;
-  const to = join(out, 'node_modules', name);
-  mkdirSync(dirname(to), { recursive: true });
-  cpSync(from, to, {
-    recursive: true,
-    filter: (path) => !/\/(src|vendor|doc|include)(\/|$)|\.(md|ts|map)$/.test(path),
-  });
-}
-
-function packageFolder(name) {
-  const folder = join('node_modules', name);
-  if (existsSync(folder)) return folder;
-  try {
-    return dirname(resolve(`${name}/package.json`));
-  } catch {
-    return undefined;
+/** The packages with the binaries, and of each what a host needs. */
+const native = {
+  '@koromix/koffi-linux-x64': ['package.json', 'index.js', 'linux_x64/koffi.node'],
+  '@node-rs/crc32-linux-x64-gnu': ['package.json', 'crc32.linux-x64-gnu.node'],
+};
+for (const [name, files] of Object.entries(native)) {
+  for (const file of files) {
+    const to = join(out, 'node_modules', name, file);
+    mkdirSync(dirname(to), { recursive: true });
+    cpSync(join('node_modules', name, file), to);
   }
 }

@@ -3,6 +3,7 @@
  * slow hosts; what a command does is in `src/commands`.
  */
 
+import { inspect } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { ExitCode, OperatorError } from './core/errors.js';
 import type { LogLevel } from './edge/log.js';
@@ -147,7 +148,7 @@ async function main(argv: string[]): Promise<ExitCode> {
       return error.exitCode;
     }
     // A programming error: the stack is what helps.
-    process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    process.stderr.write(`${inspect(error)}\n`);
     return ExitCode.failed;
   }
 }

@@ -174,9 +174,10 @@ export async function converge(
     const { lanes, waits } = plan(views);
     if (lanes.length === 0 && waits.length === 0) return { pair: pair.name, changes };
     refuseStandstill(lanes, done, options.dryRun);
+    const before = await readBefore(lanes, views, hosts);
     if (options.dryRun) {
       for (const step of lanes.flat()) {
-        changes.push(await describe(step, hosts));
+        changes.push(describe(step, before));
         step.effect(views[step.host]!, views);
       }
       if (lanes.length === 0) for (const wait of waits) wait.effect(views);
@@ -185,7 +186,8 @@ export async function converge(
     const outcomes = await Promise.allSettled(
       lanes.map(async (lane) => {
         for (const step of lane) {
-          changes.push(await act(step, hosts, progress));
+          await act(step, hosts, progress);
+          changes.push(describe(step, before));
           done.add(`${step.host} ${step.title}`);
         }
       }),
@@ -214,15 +216,14 @@ function refuseStandstill(lanes: Step[][], done: ReadonlySet<string>, dryRun: bo
   }
 }
 
-async function act(step: Step, hosts: readonly Host[], progress: Progress): Promise<DoneStep> {
+async function act(step: Step, hosts: readonly Host[], progress: Progress): Promise<void> {
   const host = hostOf(hosts, step.host);
   progress.state(`${step.host}: ${step.title}`);
   try {
     if (step.action.kind === 'write') {
-      const doneStep = await describe(step, hosts);
       await host.writeFile(step.action.path, step.action.content, step.action.mode);
       progress.line(`${step.host}: ${step.title}`);
-      return doneStep;
+      return;
     }
     const { argv } = step.action;
     const result =
@@ -250,7 +251,6 @@ async function act(step: Step, hosts: readonly Host[], progress: Progress): Prom
     );
   }
   progress.line(`${step.host}: ${step.title}`);
-  return describe(step, hosts);
 }
 
 function hostOf(hosts: readonly Host[], name: string): Host {
@@ -263,7 +263,27 @@ function commandText(step: Step): string {
   return step.action.kind === 'run' ? quoteCommand(step.action.argv) : `write ${step.action.path}`;
 }
 
-async function describe(step: Step, hosts: readonly Host[]): Promise<DoneStep> {
+/** By host and path: the content of files that a round is about to replace. */
+type Before = Map<string, Map<string, Uint8Array | undefined>>;
+
+/** Reads what a round's files replace, in one round trip for each host; only of texts, for their difference. */
+async function readBefore(lanes: Step[][], views: Views, hosts: readonly Host[]): Promise<Before> {
+  const wanted = new Map<string, string[]>();
+  for (const { host, action } of lanes.flat()) {
+    if (action.kind !== 'write' || isBinary(action.content)) continue;
+    if (views[host]?.files[action.path] === undefined) continue;
+    wanted.set(host, [...(wanted.get(host) ?? []), action.path]);
+  }
+  const read = await Promise.all(
+    [...wanted].map(async ([host, paths]): Promise<[string, Map<string, Uint8Array | undefined>]> => {
+      const files = await hostOf(hosts, host).readFiles(paths);
+      return [host, new Map([...files].map(([path, file]) => [path, file?.content]))];
+    }),
+  );
+  return new Map(read);
+}
+
+function describe(step: Step, before: Before): DoneStep {
   const base = {
     host: step.host,
     ...(step.domain === undefined ? {} : { domain: step.domain }),
@@ -272,8 +292,7 @@ async function describe(step: Step, hosts: readonly Host[]): Promise<DoneStep> {
   };
   if (step.action.kind === 'run') return { ...base, detail: commandText(step) };
   const { path, content, mode } = step.action;
-  const before = await hostOf(hosts, step.host).readFile(path);
-  return { ...base, detail: fileDifference(path, before?.content, content, mode) };
+  return { ...base, detail: fileDifference(path, before.get(step.host)?.get(path), content, mode) };
 }
 
 /** A difference that people can read; of binary files only their sizes. */
@@ -285,14 +304,12 @@ function fileDifference(
 ): string {
   const title = `${path} (mode ${mode.toString(8).padStart(4, '0')})`;
   if (before !== undefined && Buffer.compare(before, after) === 0) return title;
-  if (isBinary(after) || (before !== undefined && isBinary(before))) {
-    return `${title}: ${before === undefined ? 'new' : `${before.length} bytes`} -> ${after.length} bytes`;
-  }
+  if (isBinary(after)) return `${title}: a program of ${after.length} bytes`;
   const decode = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
   const old = before === undefined ? '' : decode(before);
   const patch = createTwoFilesPatch(before === undefined ? '/dev/null' : path, path, old, decode(after));
-  // Without the ruler that jsdiff puts before a patch.
-  return `${title}\n${patch.replace(/^=+\n/, '').trimEnd()}`;
+  // Without the title and the ruler that jsdiff puts before a patch.
+  return `${title}\n${patch.replace(/^(Index: .*\n)?=+\n/, '').trimEnd()}`;
 }
 
 /** Larger files are programs; a difference of them helps nobody. */

@@ -1,5 +1,6 @@
 /** Runs setup or teardown over all pairs with progress, and reports what came of each. */
 import { ExitCode, OperatorError } from '../core/errors.js';
+import { HostError } from '../edge/host.js';
 import { showJobs, type Progress, type ProgressOptions } from '../edge/progress.js';
 import type { DoneStep, PairResult, PairWork } from './converge.js';
 
@@ -31,11 +32,21 @@ export async function overPairs(
     options,
   );
   errors.forEach((error, index) => {
-    if (error === undefined) return;
-    if (!(error instanceof OperatorError)) throw new Error('a pair ended with a programming error', { cause: error });
-    outcomes[index]!.error = { message: error.message, exitCode: error.exitCode };
+    if (error !== undefined) outcomes[index]!.error = operatorError(error);
   });
   return outcomes;
+}
+
+/** A lost connection between two steps has no step to name; any other error but the operator's is a bug. */
+function operatorError(error: unknown): { message: string; exitCode: ExitCode } {
+  if (error instanceof OperatorError) return { message: error.message, exitCode: error.exitCode };
+  if (error instanceof HostError) {
+    return {
+      message: `${error.message}; what was done before is in place. Run it again: it looks first and does what is missing.`,
+      exitCode: ExitCode.unreachable,
+    };
+  }
+  throw new Error('a pair ended with a programming error', { cause: error });
 }
 
 /** The gravest exit code among the outcomes. */

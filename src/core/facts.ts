@@ -563,7 +563,7 @@ export function parseDrbdRunning(host: string, result: ProbeResult): Fact<Runnin
   return understood(host, () => drbdRunning(result));
 }
 
-function understood<T>(host: string, read: () => T): T {
+export function understood<T>(host: string, read: () => T): T {
   try {
     return read();
   } catch (error) {

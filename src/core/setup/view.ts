@@ -7,6 +7,7 @@ import {
   parseFacts,
   probeCommands,
   TLS_CERTIFICATE,
+  understood,
   type Fact,
   type HostFacts,
   type RunningResource,
@@ -106,9 +107,13 @@ export function viewCommands(
 }
 
 /**
- * @throws ParseError when a tool's output is not understood
+ * @throws OperatorError that names host, tool and line when a tool's output is not understood
  */
 export function parseView(host: string, results: ReadonlyMap<string, CommandOutput>): HostView {
+  return understood(host, () => readView(host, results));
+}
+
+function readView(host: string, results: ReadonlyMap<string, CommandOutput>): HostView {
   const of = (key: string): CommandOutput =>
     results.get(SETUP + key) ?? { exitCode: 127, stdout: '', stderr: 'not asked' };
   const modes = new Map<string, number>();
