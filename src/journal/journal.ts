@@ -494,7 +494,8 @@ export class EpochJournal {
         if (!this.disk.tryRead(part, at * SECTOR_BYTES)) pending.push(this.readPinned(part, at));
       } else if (!target.tryRead(part, at * SECTOR_BYTES)) pending.push(this.readTarget(target, part, at));
     }
-    for (const result of await Promise.allSettled(pending)) if (result.status === 'rejected') throw result.reason;
+    for (const result of await Promise.allSettled(pending))
+      if (result.status === 'rejected') throw result.reason;
   }
 
   /** Whether the journal knows that the range reads as zeros. */

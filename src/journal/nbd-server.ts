@@ -80,7 +80,8 @@ export async function serveNbd(journal: EpochJournal, options: NbdServerOptions)
 
 export class NbdServer {
   readonly journal: EpochJournal;
-  readonly options: Required<Omit<NbdServerOptions, 'listen' | 'log'>> & Pick<NbdServerOptions, 'listen' | 'log'>;
+  readonly options: Required<Omit<NbdServerOptions, 'listen' | 'log'>> &
+    Pick<NbdServerOptions, 'listen' | 'log'>;
   readonly exports: ExportInfo[];
   private readonly server: Server;
   private readonly connections = new Set<Connection>();
@@ -129,10 +130,13 @@ export class NbdServer {
     if ('path' in listen) await rm(listen.path, { force: true });
     await new Promise<void>((resolve, reject) => {
       this.server.once('error', reject);
-      this.server.listen('path' in listen ? { path: listen.path } : { host: listen.host, port: listen.port }, () => {
-        this.server.off('error', reject);
-        resolve();
-      });
+      this.server.listen(
+        'path' in listen ? { path: listen.path } : { host: listen.host, port: listen.port },
+        () => {
+          this.server.off('error', reject);
+          resolve();
+        },
+      );
     });
   }
 
@@ -217,7 +221,14 @@ class Connection implements WriteSink {
   private region: Region;
   private start = 0;
   private end = 0;
-  private readonly request: RequestHeader = { flags: 0, type: 0, cookieHigh: 0, cookieLow: 0, offset: 0, length: 0 };
+  private readonly request: RequestHeader = {
+    flags: 0,
+    type: 0,
+    cookieHigh: 0,
+    cookieLow: 0,
+    offset: 0,
+    length: 0,
+  };
   /** A long write whose payload is still arriving; `skip` when it was refused. */
   private stream: { pending: Pending | null; offset: number; left: number } | null = null;
   private inFlight = 0;
@@ -313,7 +324,7 @@ class Connection implements WriteSink {
 
   private receiveByEvent(): void {
     this.socket.on('data', (bytes: Buffer) => {
-      for (let done = 0; done < bytes.length && !this.closed; ) {
+      for (let done = 0; done < bytes.length && !this.closed;) {
         const room = this.region.bytes.length - this.end;
         const part = bytes.subarray(done, done + room);
         this.region.bytes.set(part, this.end);
@@ -368,7 +379,10 @@ class Connection implements WriteSink {
         return;
       case 'close':
         if (!outcome.clean) {
-          this.server.options.log.warn('nbd handshake refused', { connection: this.id, reason: outcome.reason });
+          this.server.options.log.warn('nbd handshake refused', {
+            connection: this.id,
+            reason: outcome.reason,
+          });
         }
         this.socket.end();
         this.destroy(outcome.reason);
@@ -470,7 +484,9 @@ class Connection implements WriteSink {
 
   /** A paused socket keeps the place that it was given last; tell it the new one. */
   private rearm(): void {
-    const handle = (this.socket as unknown as { _handle: { useUserBuffer?: (bytes: Uint8Array) => void } | null })._handle;
+    const handle = (
+      this.socket as unknown as { _handle: { useUserBuffer?: (bytes: Uint8Array) => void } | null }
+    )._handle;
     if (this.secure !== null || handle?.useUserBuffer === undefined) return;
     handle.useUserBuffer(this.region.bytes.subarray(this.end));
   }
@@ -480,7 +496,7 @@ class Connection implements WriteSink {
   private parse(): void {
     if (this.parsing) return;
     this.parsing = true;
-    for (let took = true; took && !this.closed; ) {
+    for (let took = true; took && !this.closed;) {
       took = false;
       while (!this.closed && this.parseOne()) took = true;
       // What the journal finishes at once may let the next requests in.
@@ -493,14 +509,24 @@ class Connection implements WriteSink {
 
   /** @returns whether something was taken */
   private parseOne(): boolean {
-    if (this.disconnecting || this.longRead || this.backlog > BACKLOG_BYTES_MAX || this.inFlight >= REQUESTS_MAX) return false;
+    if (
+      this.disconnecting ||
+      this.longRead ||
+      this.backlog > BACKLOG_BYTES_MAX ||
+      this.inFlight >= REQUESTS_MAX
+    )
+      return false;
     if (this.stream !== null) return this.takeStream(this.stream);
     const have = this.end - this.start;
     if (have < REQUEST_BYTES) return false;
     const { request, region } = this;
     const info = this.info as ExportInfo;
     if (!decodeRequest(region.view, this.start, request)) {
-      this.server.options.log.warn('nbd request refused', { connection: this.id, export: info.name, reason: 'wrong magic' });
+      this.server.options.log.warn('nbd request refused', {
+        connection: this.id,
+        export: info.name,
+        reason: 'wrong magic',
+      });
       this.destroy('a request with a wrong magic');
       return false;
     }
@@ -553,7 +579,10 @@ class Connection implements WriteSink {
       case Command.trim:
       case Command.writeZeroes:
         this.start += whole;
-        this.zero(type === Command.trim ? DescriptorOp.trim : DescriptorOp.zero, this.begin(cookieHigh, cookieLow, fua));
+        this.zero(
+          type === Command.trim ? DescriptorOp.trim : DescriptorOp.zero,
+          this.begin(cookieHigh, cookieLow, fua),
+        );
         return true;
       case Command.disconnect:
         this.start += whole;
@@ -618,10 +647,19 @@ class Connection implements WriteSink {
     const granule = (4 << 20) / SECTOR_BYTES;
     const end = (offset + length) / SECTOR_BYTES;
     const parts: PendingRequest[] = [];
-    for (let sector = offset / SECTOR_BYTES; sector < end; ) {
+    for (let sector = offset / SECTOR_BYTES; sector < end;) {
       let stop = Math.min(end, sector + limit);
       if (stop < end && stop - (stop % granule) > sector) stop -= stop % granule;
-      parts.push({ op, volume: this.volume, sector, sectors: stop - sector, data: null, sink: this, region: null, pending });
+      parts.push({
+        op,
+        volume: this.volume,
+        sector,
+        sectors: stop - sector,
+        data: null,
+        sink: this,
+        region: null,
+        pending,
+      });
       sector = stop;
     }
     pending.parts = parts.length;
@@ -660,7 +698,13 @@ class Connection implements WriteSink {
     this.server.markDirty(this);
   }
 
-  private replyError(type: number, error: number, cookieHigh: number, cookieLow: number, reason: string): void {
+  private replyError(
+    type: number,
+    error: number,
+    cookieHigh: number,
+    cookieLow: number,
+    reason: string,
+  ): void {
     if (!this.structured || type !== Command.read) {
       this.putSimple(error, cookieHigh, cookieLow);
       return;
@@ -669,7 +713,13 @@ class Connection implements WriteSink {
     const payloadBytes = 6 + message.length;
     this.reserve(CHUNK_HEADER_BYTES + payloadBytes);
     const at = this.outLength;
-    putChunkHeader(this.outView, at, { done: true, type: ChunkType.error, cookieHigh, cookieLow, payloadBytes });
+    putChunkHeader(this.outView, at, {
+      done: true,
+      type: ChunkType.error,
+      cookieHigh,
+      cookieLow,
+      payloadBytes,
+    });
     this.outView.setUint32(at + CHUNK_HEADER_BYTES, error);
     this.outView.setUint16(at + CHUNK_HEADER_BYTES + 4, message.length);
     message.copy(this.out, at + CHUNK_HEADER_BYTES + 6);
@@ -684,7 +734,11 @@ class Connection implements WriteSink {
   private logRefusal(reason: string): void {
     this.refusals++;
     if (this.refusals > REFUSALS_LOGGED) return;
-    this.server.options.log.warn('nbd request refused', { connection: this.id, export: this.info?.name ?? null, reason });
+    this.server.options.log.warn('nbd request refused', {
+      connection: this.id,
+      export: this.info?.name ?? null,
+      reason,
+    });
   }
 
   private endWhenIdle(): void {
@@ -715,7 +769,9 @@ class Connection implements WriteSink {
     const head = this.structured ? CHUNK_HEADER_BYTES + 8 : SIMPLE_REPLY_BYTES;
     this.reserve(head + length);
     const at = this.outLength;
-    if (this.journal.readNow(this.volume, sector, sectors, this.out.subarray(at + head, at + head + length))) {
+    if (
+      this.journal.readNow(this.volume, sector, sectors, this.out.subarray(at + head, at + head + length))
+    ) {
       this.putDataHeader(this.outView, at, offset, length, true, cookieHigh, cookieLow);
       this.outLength += head + length;
       this.wantFlush();
@@ -731,7 +787,12 @@ class Connection implements WriteSink {
     const { offset, length, cookieHigh, cookieLow } = request;
     const bytes = Buffer.allocUnsafe(head + length);
     try {
-      await this.journal.read(this.volume, offset / SECTOR_BYTES, length / SECTOR_BYTES, bytes.subarray(head));
+      await this.journal.read(
+        this.volume,
+        offset / SECTOR_BYTES,
+        length / SECTOR_BYTES,
+        bytes.subarray(head),
+      );
       this.putDataHeader(viewOf(bytes), 0, offset, length, true, cookieHigh, cookieLow);
       this.pieces.push(bytes);
     } catch (error) {
@@ -751,7 +812,7 @@ class Connection implements WriteSink {
     this.sendOut();
     if (!structured) this.holding = true;
     try {
-      for (let done = 0; done < length && !this.closed; ) {
+      for (let done = 0; done < length && !this.closed;) {
         const size = Math.min(pieceMax, length - done);
         const last = done + size === length;
         const sector = (offset + done) / SECTOR_BYTES;
@@ -763,7 +824,8 @@ class Connection implements WriteSink {
         } else {
           bytes = Buffer.allocUnsafe(head + size);
           await this.journal.read(this.volume, sector, size / SECTOR_BYTES, bytes.subarray(head));
-          if (head > 0) this.putDataHeader(viewOf(bytes), 0, offset + done, size, last, cookieHigh, cookieLow);
+          if (head > 0)
+            this.putDataHeader(viewOf(bytes), 0, offset + done, size, last, cookieHigh, cookieLow);
         }
         done += size;
         await this.send(bytes);
@@ -806,7 +868,13 @@ class Connection implements WriteSink {
       putSimpleReply(view, at, 0, cookieHigh, cookieLow);
       return;
     }
-    putChunkHeader(view, at, { done, type: ChunkType.offsetData, cookieHigh, cookieLow, payloadBytes: 8 + length });
+    putChunkHeader(view, at, {
+      done,
+      type: ChunkType.offsetData,
+      cookieHigh,
+      cookieLow,
+      payloadBytes: 8 + length,
+    });
     putOffset(view, at + CHUNK_HEADER_BYTES, offset);
   }
 

@@ -66,6 +66,8 @@ export interface DrainList {
 interface EpochList {
   first: number;
   count: number;
+  /** Entries of the list that a later write of the same ordinal has emptied, to be used again. */
+  spare: number;
 }
 
 export class BlockIndex {
@@ -180,7 +182,7 @@ export class BlockIndex {
       const first = cursor - block * BLOCK_SECTORS;
       const count = Math.min(end - cursor, BLOCK_SECTORS - first);
       const mask = count === BLOCK_SECTORS ? ALL : ((1 << count) - 1) << first;
-      this.put(volume, block, mask, at - first, 1, ordinal);
+      this.put(volume, block, mask, at, 1, ordinal);
       cursor += count;
     }
   }
@@ -246,7 +248,7 @@ export class BlockIndex {
     return this.zero[entry] === 1;
   }
 
-  /** Sector of the journal where sector 0 of the entry's block would lie. */
+  /** Sector of the journal where sector 0 of the entry's block would lie; for a zero the sector that it owns. */
   journalSectorOf(entry: number): number {
     return this.loc[entry] as number;
   }
@@ -354,10 +356,10 @@ export class BlockIndex {
     return relative < 0 ? relative + this.ringSectors : relative;
   }
 
-  /** The entry's place in the order of the log. */
+  /** The entry's place in the order of the log: its first sector there, or the one that a zero owns. */
   private order(e: number): number {
     const mask = this.mask[e] as number;
-    const first = (this.vol[e] as number) & GRANULE_FLAG ? 0 : 31 - Math.clz32(mask & -mask);
+    const first = this.zero[e] === 1 ? 0 : 31 - Math.clz32(mask & -mask);
     return this.rankOf((this.loc[e] as number) + first);
   }
 
@@ -384,6 +386,37 @@ export class BlockIndex {
     zero: number,
     ordinal: number,
   ): number {
+    let list = this.lastList;
+    if (list === null || this.lastOrdinal !== ordinal) {
+      list = this.lists.get(ordinal) ?? null;
+      if (list === null) {
+        list = { first: NONE, count: 0, spare: NONE };
+        this.lists.set(ordinal, list);
+      }
+      this.lastOrdinal = ordinal;
+      this.lastList = list;
+    }
+    let e = list.spare;
+    if (e !== NONE) {
+      list.spare = this.older[e] as number;
+      if ((this.vol[e] as number) & GRANULE_FLAG) this.granules--;
+    } else {
+      e = this.takeFree();
+      this.epochNext[e] = list.first;
+      list.first = e;
+      list.count++;
+    }
+    this.vol[e] = volume;
+    this.block[e] = block;
+    this.mask[e] = mask;
+    this.loc[e] = loc;
+    this.zero[e] = zero;
+    this.epoch[e] = ordinal;
+    if (volume & GRANULE_FLAG) this.granules++;
+    return e;
+  }
+
+  private takeFree(): number {
     let e = this.freeList;
     if (e !== NONE) this.freeList = this.hashNext[e] as number;
     else {
@@ -391,26 +424,6 @@ export class BlockIndex {
       if (e > this.capacity) throw new RangeError('the block index is full; its room was not checked before');
     }
     this.used++;
-    this.vol[e] = volume;
-    this.block[e] = block;
-    this.mask[e] = mask;
-    this.loc[e] = loc;
-    this.zero[e] = zero;
-    this.epoch[e] = ordinal;
-    let list = this.lastList;
-    if (list === null || this.lastOrdinal !== ordinal) {
-      list = this.lists.get(ordinal) ?? null;
-      if (list === null) {
-        list = { first: NONE, count: 0 };
-        this.lists.set(ordinal, list);
-      }
-      this.lastOrdinal = ordinal;
-      this.lastList = list;
-    }
-    this.epochNext[e] = list.first;
-    list.first = e;
-    list.count++;
-    if (volume & GRANULE_FLAG) this.granules++;
     return e;
   }
 
@@ -453,15 +466,17 @@ export class BlockIndex {
   /** Takes `mask` from the entries of the same ordinal below `head`; an entry left empty leaves the chain. */
   private clearOlder(head: number, mask: number, ordinal: number): void {
     let newer = head;
-    for (
-      let e = this.older[head] as number;
-      e !== NONE && this.epoch[e] === ordinal;
-      e = this.older[e] as number
-    ) {
+    for (let e = this.older[head] as number; e !== NONE && this.epoch[e] === ordinal;) {
+      const next = this.older[e] as number;
       const left = (this.mask[e] as number) & ~mask;
       this.mask[e] = left;
-      if (left === 0) this.older[newer] = this.older[e] as number;
-      else newer = e;
+      if (left === 0) {
+        this.older[newer] = next;
+        const list = this.lists.get(ordinal) as EpochList;
+        this.older[e] = list.spare;
+        list.spare = e;
+      } else newer = e;
+      e = next;
     }
   }
 

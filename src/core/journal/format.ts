@@ -31,6 +31,9 @@ export const SESSION_ID_OFFSET = FRAME_HEADER_BYTES;
 /** Bounded by what one vectored write takes (IOV_MAX is 1024 on Linux), with room for header and padding. */
 export const DESCRIPTORS_MAX = 512;
 
+/** So large that the control frames of a full journal fit into one. */
+const SEGMENT_BYTES_MIN = 64 << 10;
+
 /** The largest single write takes 257 entries. */
 const INDEX_ENTRIES_MIN = 1024;
 
@@ -187,11 +190,11 @@ export interface LayoutOptions {
 export function layOut(options: LayoutOptions): Layout {
   const sizeBytes = Math.floor(options.sizeBytes / BLOCK_BYTES) * BLOCK_BYTES;
   const wanted =
-    options.segmentBytes ?? Math.min(16 << 20, Math.max(64 << 10, floorPowerOfTwo(sizeBytes / 32)));
-  if (wanted < 16 << 10 || wanted > 1 << 30 || wanted % BLOCK_BYTES !== 0) {
+    options.segmentBytes ?? Math.min(16 << 20, Math.max(SEGMENT_BYTES_MIN, floorPowerOfTwo(sizeBytes / 32)));
+  if (wanted < SEGMENT_BYTES_MIN || wanted > 1 << 30 || wanted % BLOCK_BYTES !== 0) {
     throw new JournalError(
       'invalid',
-      `segment of ${wanted} bytes: 16 KiB to 1 GiB in steps of 4 KiB is required`,
+      `segment of ${wanted} bytes: 64 KiB to 1 GiB in steps of 4 KiB is required`,
     );
   }
   const discardAreaOffset = 2 * SUPERBLOCK_BYTES;

@@ -195,7 +195,8 @@ export function judgeMarker(
  * The ring of segments: where the next frame goes, and what is free.
  *
  * The last free segment is kept for control frames, because it is a commit or the end of a session that makes
- * room again. A segment that a read still needs (a pin) is not written over.
+ * room again. It is enough: a commit takes at most one block of 4 KiB of it, and every epoch that it releases
+ * has a marker, which takes more. A segment that a read still needs (a pin) is not written over.
  */
 export class Ring {
   readonly layout: Layout;
@@ -230,11 +231,12 @@ export class Ring {
     return (this.layout.segments - 1) * this.layout.segmentBytes;
   }
 
-  /** Whether there is room for a frame now. */
+  /** Whether there is room for a frame now: data leaves one segment free behind it, control frames don't. */
   fits(lengthBytes: number, control: boolean): boolean {
-    if (this.tail.offsetBytes + lengthBytes <= this.layout.segmentBytes) return true;
+    const reserve = control ? 0 : 1;
+    if (this.tail.offsetBytes + lengthBytes <= this.layout.segmentBytes) return this.freeSegments >= reserve;
     const next = (this.tail.segment + 1) % this.layout.segments;
-    return this.freeSegments >= (control ? 1 : 2) && this.pins[next] === 0;
+    return this.freeSegments >= reserve + 1 && this.pins[next] === 0;
   }
 
   /**
