@@ -384,6 +384,7 @@ async function locked<T>(say: Say, work: () => Promise<T>): Promise<T> {
 
 /**
  * Whether a host is sound: its kernel has complained of nothing, and RCU grace periods end (`vgs` needs one).
+ *
  * A saved machine is tried before it is taken, since every later one starts from it.
  */
 async function isSound(name: HostName): Promise<boolean> {

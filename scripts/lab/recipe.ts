@@ -116,8 +116,9 @@ ForwardDelaySec=0
 `,
   'etc/ssh/sshd_config.d/lab.conf':
     'UseDNS no\nPermitRootLogin prohibit-password\nMaxSessions 100\nMaxStartups 100\n',
-  // Sets the level of the console log so that what a guest prints is kept in /var/log/xen/console.
-  'etc/default/xen': 'XENSTORED_ARGS=\nXENCONSOLED_TRACE=guest\n',
+  // What a guest prints on its console is kept in /var/log/xen/console.
+  'etc/default/xen': 'XENSTORED_ARGS=\nXENCONSOLED_ARGS=--log=guest\n',
+  'var/log/xen/console/.keep': '',
 };
 
 /** Of one host. A link without carrier keeps its address, as a cable pulled at a switch would leave it. */
