@@ -1,6 +1,6 @@
 /** `remus-drbd status`: reads everything from the hosts, changes nothing. */
 import Table from 'cli-table3';
-import { ExitCode } from '../core/errors.js';
+import { ExitCode, OperatorError } from '../core/errors.js';
 import { drbdCommand, parseDrbdRunning, type RunningResource } from '../core/facts.js';
 import type { DomainLayout, HostConfig } from '../core/model.js';
 import { parseXlList } from '../core/parse/xen.js';
@@ -77,10 +77,9 @@ async function readHost(host: Host): Promise<HostState> {
   const list = results.get('xl-list');
   if (events === undefined || list === undefined) throw new Error(`${host.name}: no answer`);
   const resources = parseDrbdRunning(host.name, events);
-  return {
-    resources: resources.known ? resources.value : [],
-    guests: list.exitCode === 0 ? parseXlList(list.stdout).map((guest) => guest.name) : [],
-  };
+  if (!resources.known) throw new OperatorError(`${host.name}: DRBD could not be asked: ${resources.reason}`);
+  if (list.exitCode !== 0) throw new OperatorError(`${host.name}: xl list failed: ${list.stderr.trim()}`);
+  return { resources: resources.value, guests: parseXlList(list.stdout).map((guest) => guest.name) };
 }
 
 function errorText(error: unknown): string {

@@ -8,7 +8,6 @@ import type { ConfiguredResource, HostFacts, LogicalVolume } from './facts.js';
 import type { DomainLayout, VolumeLayout } from './model.js';
 import { lvPath, mapperPath, metaBytes, resourcePath, Tags, unitName, VOLUMES_PER_DOMAIN } from './names.js';
 import { contentProblem } from './setup/content.js';
-import type { HostView } from './setup/view.js';
 import { formatSize } from './units.js';
 
 /** Major number of NBD devices (Documentation/admin-guide/devices.txt): the journal's, while protected. */
@@ -287,8 +286,7 @@ function contentFindings(layout: DomainLayout, volume: VolumeLayout, facts: Host
   if (volume.makeData && lvs.known && !findLv(lvs.value, volume.volumeGroup, volume.dataLv)) {
     return found('new, so nothing is on it');
   }
-  // It reads the facts of the view alone.
-  const problem = contentProblem(layout, facts.host, volume, { facts } as HostView, new Set());
+  const problem = contentProblem(layout, facts.host, volume, { facts }, new Set());
   if (problem === undefined) {
     return found(facts.host === layout.domain.primary ? 'it is the source' : 'nothing is on it');
   }

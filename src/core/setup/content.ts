@@ -21,7 +21,7 @@ export function contentProblem(
   layout: DomainLayout,
   host: string,
   volume: VolumeLayout,
-  view: HostView,
+  view: Pick<HostView, 'facts'>,
   overwrite: ReadonlySet<string>,
 ): string | undefined {
   if (volume.role === 'barrier') return undefined;

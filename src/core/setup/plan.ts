@@ -89,7 +89,8 @@ function hostLane(desired: Desired, views: Views, host: HostConfig, options: Pla
   for (const layout of desired.layouts) {
     // The original module is driven by whoever has it; its devices are not ours to make.
     if (layout.domain.engine === 'protocol-d') continue;
-    planVolumes(lane, host.name, layout);
+    // What is on a volume that is activated in this round shows only in the next one.
+    if (!planVolumes(lane, host.name, layout)) continue;
     planMetaData(lane, host.name, layout, options);
     planUnit(lane, host.name, layout);
   }
@@ -291,13 +292,14 @@ function peerCertificateFile(peer: string, certificate: string): DesiredFile {
   return textFile(peerCertificatePath(peer), 0o600, certificate);
 }
 
-function planVolumes(lane: Lane, host: string, layout: DomainLayout): void {
+/** False when a volume had to be activated first. */
+function planVolumes(lane: Lane, host: string, layout: DomainLayout): boolean {
   const { domain } = layout;
+  const inactive = activateVolumes(lane, host, layout);
+  if (inactive > 0) return false;
   for (const volume of layout.volumes) {
     if (volume.makeData) {
       addVolume(lane, host, domain.name, volume.volumeGroup, volume.dataLv, volume.sizeBytes ?? 0, true);
-    } else {
-      activate(lane, host, domain.name, volume.volumeGroup, volume.dataLv);
     }
     const data = findVolume(lane.view(host), volume.volumeGroup, volume.dataLv);
     addVolume(
@@ -316,6 +318,22 @@ function planVolumes(lane: Lane, host: string, layout: DomainLayout): void {
   }
   for (const volume of layout.volumes) planZeroes(lane, host, domain.name, volume);
   planMappers(lane, host, layout);
+  return true;
+}
+
+/** Activates what is there and is not active; returns how many that were. */
+function activateVolumes(lane: Lane, host: string, layout: DomainLayout): number {
+  const { journal } = layout;
+  const names = layout.volumes.flatMap(({ volumeGroup, dataLv, metaLv }) => [
+    { volumeGroup, name: dataLv },
+    { volumeGroup, name: metaLv },
+  ]);
+  if (journal !== undefined) names.push({ volumeGroup: journal.volumeGroup, name: journal.lv });
+  const inactive = names.filter(
+    ({ volumeGroup, name }) => findVolume(lane.view(host), volumeGroup, name)?.active === false,
+  );
+  for (const { volumeGroup, name } of inactive) activate(lane, host, layout.domain.name, volumeGroup, name);
+  return inactive.length;
 }
 
 function addVolume(
@@ -330,7 +348,6 @@ function addVolume(
   const found = findVolume(lane.view(host), volumeGroup, name);
   if (found !== undefined) {
     refuseForeign(host, domain, found, sizeBytes);
-    activate(lane, host, domain, volumeGroup, name);
     return;
   }
   const tags: string[] = holdsData ? [Tags.made, Tags.fresh] : [Tags.made];
@@ -383,8 +400,6 @@ function refuseForeign(host: string, domain: string, found: LogicalVolume, sizeB
 }
 
 function activate(lane: Lane, host: string, domain: string, volumeGroup: string, name: string): void {
-  const found = findVolume(lane.view(host), volumeGroup, name);
-  if (found === undefined || found.active) return;
   lane.add(
     run(
       host,
@@ -395,6 +410,14 @@ function activate(lane: Lane, host: string, domain: string, volumeGroup: string,
       (view) => {
         const volume = findVolume(view, volumeGroup, name);
         if (volume) volume.active = true;
+        // In a dry run it is taken for what it is named to be.
+        view.facts.metaData[lvPath(volumeGroup, name)] = {
+          state: 'valid',
+          format: 'v08',
+          uuids: [],
+          flags: [],
+          fresh: false,
+        };
       },
       MEDIUM_MS,
     ),
@@ -491,8 +514,16 @@ function planMetaData(lane: Lane, host: string, layout: DomainLayout, options: P
   if (running(lane.view(host), domain) !== undefined) return;
   for (const volume of layout.volumes) {
     const path = lvPath(volume.volumeGroup, volume.metaLv);
-    const state = lane.view(host).facts.metaData[path]?.state ?? 'none';
-    if (state === 'valid' || state === 'busy') continue;
+    const meta = lane.view(host).facts.metaData[path] ?? { state: 'absent' };
+    if (meta.state === 'valid' || meta.state === 'busy') continue;
+    if (meta.state !== 'none') {
+      throw new OperatorError(
+        `${domain} on ${host}: whether ${path} has DRBD meta-data could not be read` +
+          `${meta.state === 'unreadable' ? ` (${meta.reason})` : ''}; none was made, because that would forget which ` +
+          `side has the data. Try it by hand: drbdmeta - v08 ${path} flex-external get-gi`,
+        ExitCode.refused,
+      );
+    }
     const problem = contentProblem(layout, host, volume, lane.view(host), options.overwrite);
     if (problem !== undefined) throw new OperatorError(problem, ExitCode.refused);
     lane.add(

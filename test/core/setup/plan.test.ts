@@ -21,7 +21,9 @@ function doneViews(desired: Desired): Views {
   return views;
 }
 
-function lvs(view: HostView): { name: string; tags: string[]; sizeBytes: number; open: boolean }[] {
+function lvs(
+  view: HostView,
+): { name: string; tags: string[]; sizeBytes: number; open: boolean; active: boolean }[] {
   assert.ok(view.facts.logicalVolumes.known);
   return view.facts.logicalVolumes.known ? view.facts.logicalVolumes.value : [];
 }
@@ -280,6 +282,30 @@ test('an LV of our name that is not ours is refused', () => {
     () => planSetup(desired, views, nothing),
     /LV vg0\/remus-web-0 is there already and was not made by remus-drbd/,
   );
+});
+
+test('meta-data that can not be read is never made anew', () => {
+  const desired = desiredFrom();
+  for (const state of [{ state: 'unreadable', reason: 'killed' }, { state: 'absent' }] as const) {
+    const views = doneViews(desired);
+    views['beta']!.facts.drbdRunning = { known: true, value: [] };
+    views['beta']!.facts.metaData['/dev/vg0/remus-web-0-md'] = state;
+    refused(
+      () => planSetup(desired, views, nothing),
+      /whether \/dev\/vg0\/remus-web-0-md has DRBD meta-data/,
+    );
+  }
+});
+
+test('a volume that is not active is activated, and what is on it is looked at before anything else', () => {
+  const desired = desiredFrom();
+  const views = doneViews(desired);
+  views['beta']!.facts.drbdRunning = { known: true, value: [] };
+  lvs(views['beta']!).find((lv) => lv.name === 'remus-web-0-md')!.active = false;
+  views['beta']!.facts.metaData['/dev/vg0/remus-web-0-md'] = { state: 'absent' };
+  assert.equal(commands(planSetup(desired, views, nothing).lanes.flat()), [
+    'lvchange --activate y vg0/remus-web-0-md',
+  ]);
 });
 
 test('a volume marked as new that something has open is not filled with zeroes', () => {
