@@ -77,7 +77,7 @@ export interface EmbeddedSshdOptions {
 
 export class EmbeddedSshd {
   readonly #options: EmbeddedSshdOptions;
-  readonly #hostKeys: readonly string[];
+  readonly hostKeys: readonly string[];
   readonly #listener: Server;
   readonly #sockets = new Set<Socket>();
   readonly #ssh: ssh2.Server;
@@ -91,11 +91,11 @@ export class EmbeddedSshd {
 
   private constructor(options: EmbeddedSshdOptions) {
     this.#options = options;
-    this.#hostKeys = options.hostKeys ?? [embeddedKey().private];
+    this.hostKeys = options.hostKeys ?? [embeddedKey().private];
     this.delayMs = options.delayMs ?? 0;
     this.sessionsMax = options.sessionsMax ?? 10;
     this.fault = options.fault;
-    this.#ssh = new ssh2.Server({ hostKeys: [...this.#hostKeys], ident: 'remus-drbd-embedded' }, (client) =>
+    this.#ssh = new ssh2.Server({ hostKeys: [...this.hostKeys], ident: 'remus-drbd-embedded' }, (client) =>
       this.#serve(client),
     );
     this.#listener = createServer({ noDelay: true }, (socket) => this.#accept(socket));
@@ -114,7 +114,7 @@ export class EmbeddedSshd {
 
   /** Lines for a known_hosts file. */
   get knownHosts(): string {
-    return this.#hostKeys
+    return this.hostKeys
       .map((text) => parseKey(text))
       .map((key) => `[127.0.0.1]:${this.port} ${key.type} ${key.getPublicSSH().toString('base64')}\n`)
       .join('');
