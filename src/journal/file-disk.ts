@@ -112,12 +112,12 @@ export class FileDisk implements Disk {
       const written =
         pieces.length === 1
           ? fs.writeSync(this.fd, pieces[0] as Uint8Array, 0, total, offsetBytes)
-          : fs.writevSync(this.fd, pieces as NodeJS.ArrayBufferView[], offsetBytes);
+          : fs.writevSync(this.fd, pieces, offsetBytes);
       if (performance.now() - now > SLOW_WRITE_MS) this.poolUntil = now + POOL_FOR_MS;
       if (written === total) return undefined;
       return this.writePooled(behind(pieces, written), offsetBytes + written);
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -148,7 +148,7 @@ export class FileDisk implements Disk {
     while (rest.length > 0) {
       const part = rest.slice(0, PIECES_MAX);
       const written = await new Promise<number>((resolve, reject) => {
-        fs.writev(this.fd, part as NodeJS.ArrayBufferView[], offset, (error, bytes) => {
+        fs.writev(this.fd, part, offset, (error, bytes) => {
           if (error === null) resolve(bytes);
           else reject(error);
         });

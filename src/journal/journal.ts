@@ -52,7 +52,14 @@ import type { BaseState, LogState } from '../core/journal/log-state.js';
 import { readSuperblock, scanLog } from '../core/journal/scan.js';
 import type { ScanProgress, ScanResult } from '../core/journal/scan.js';
 import { BLOCK_BYTES, JournalError, SECTOR_BYTES } from '../core/journal/types.js';
-import type { Disk, JournalMode, Session, VolumeRange, VolumeSpec } from '../core/journal/types.js';
+import type {
+  Disk,
+  JournalMode,
+  Session,
+  SessionEnd,
+  VolumeRange,
+  VolumeSpec,
+} from '../core/journal/types.js';
 import { Drain } from './drain.js';
 import type { DrainOptions } from './drain.js';
 
@@ -121,6 +128,8 @@ export interface JournalState {
   sessionId: string;
   committedEpoch: number | null;
   closedEpoch: number | null;
+  /** How the last session ended; 'none' while one is open or when there was none. */
+  ended: SessionEnd;
   committedAgeMs: number | null;
   /** Set when an opened journal has a session that must be rolled forward or discarded before it takes writes. */
   undecided: boolean;
@@ -235,6 +244,7 @@ export async function formatJournal(disk: Disk, options: FormatOptions): Promise
     committedEpoch: null,
     committedOrdinal: 0,
     closedEpoch: null,
+    ended: 'none',
     committedAtMs: 0,
     discardPending: false,
     discardLengthBytes: 0,
@@ -614,8 +624,13 @@ export class EpochJournal {
       if (this.log.mode !== 'epochs') {
         // Told twice, as after a crash in the middle: the answer is the same.
         const earlier = await this.discarded();
-        if (earlier === null)
-          throw new JournalError('wrong-mode', 'discard: there is no session to go back in');
+        if (earlier === null) {
+          const why =
+            this.log.ended === 'forward'
+              ? 'the session was rolled forward'
+              : 'there is no session to go back in';
+          throw new JournalError('wrong-mode', `discard: ${why}`);
+        }
         return earlier;
       }
       let ranges: SectorRange[] = [];
@@ -721,6 +736,7 @@ export class EpochJournal {
       sessionId: Buffer.from(log.session).toString('hex'),
       committedEpoch: log.committedEpoch,
       closedEpoch: log.closedEpoch,
+      ended: log.ended,
       committedAgeMs: log.committedAtMs === 0 ? null : now - log.committedAtMs,
       undecided: this.undecided,
       full: this.full === null ? null : { ...this.full },

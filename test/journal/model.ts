@@ -224,7 +224,7 @@ export class ModelDisk implements Disk {
           action();
           resolve();
         } catch (error) {
-          reject(error as Error);
+          reject(error instanceof Error ? error : new Error(String(error)));
         }
       });
     });

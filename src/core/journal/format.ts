@@ -9,7 +9,7 @@
  */
 import { crc32c } from '@node-rs/crc32';
 import { BLOCK_BYTES, JournalError, SECTOR_BYTES, VOLUMES_MAX } from './types.js';
-import type { JournalMode, VolumeSpec } from './types.js';
+import type { JournalMode, SessionEnd, VolumeSpec } from './types.js';
 
 export const FORMAT_VERSION = 1;
 export const SUPERBLOCK_BYTES = BLOCK_BYTES;
@@ -23,6 +23,8 @@ const SUPER_VOLUMES_OFFSET = 256;
 const SUPER_VOLUME_BYTES = 64;
 const SUPER_VOLUME_NAME_BYTES = 48;
 const SUPER_DOMAIN_BYTES = 62;
+
+const SESSION_ENDS: readonly SessionEnd[] = ['none', 'forward', 'back'];
 
 export const FRAME_HEADER_BYTES = 80;
 export const DESCRIPTOR_BYTES = 16;
@@ -82,6 +84,7 @@ export interface Superblock {
   committedOrdinal: number;
   /** Number of the last marker accepted in the session, or null. */
   closedEpoch: number | null;
+  ended: SessionEnd;
   committedAtMs: number;
   /** Set while the ranges in the discard area have not been reported as marked. */
   discardPending: boolean;
@@ -259,6 +262,7 @@ export function encodeSuperblock(superblock: Superblock): Buffer {
   putU64(view, 104, superblock.durableSeq);
   view.setUint8(112, superblock.mode === 'epochs' ? 1 : 0);
   view.setUint8(113, superblock.discardPending ? 1 : 0);
+  view.setUint8(114, SESSION_ENDS.indexOf(superblock.ended));
   view.setUint32(116, layout.indexEntries, true);
   putU64(view, 120, superblock.term);
   bytes.set(superblock.session.subarray(0, 16), 128);
@@ -372,6 +376,7 @@ export function decodeSuperblock(source: Uint8Array): Superblock | string {
       committedEpoch: getEpoch(view, 144),
       committedOrdinal: getU64(view, 152),
       closedEpoch: getEpoch(view, 160),
+      ended: SESSION_ENDS[view.getUint8(114)] ?? 'none',
       committedAtMs: getU64(view, 168),
       discardLengthBytes: view.getUint32(176, true),
       discardCrc: view.getUint32(180, true),

@@ -11,7 +11,7 @@
 import { FrameFlag, FrameKind } from './format.js';
 import type { FrameHeader, Layout, LogPosition, Superblock } from './format.js';
 import { BLOCK_BYTES, SECTOR_BYTES } from './types.js';
-import type { JournalMode } from './types.js';
+import type { JournalMode, SessionEnd } from './types.js';
 
 /** The part of the state that the superblock keeps for the head of the log. */
 export interface BaseState {
@@ -22,6 +22,8 @@ export interface BaseState {
   committedOrdinal: number;
   committedAtMs: number;
   closedEpoch: number | null;
+  /** How the last session ended, until the next one begins. */
+  ended: SessionEnd;
 }
 
 /** One stretch of the log that is not drained yet. */
@@ -57,6 +59,7 @@ export function stateAtHead(superblock: Superblock): LogState {
     committedOrdinal: superblock.committedOrdinal,
     committedAtMs: superblock.committedAtMs,
     closedEpoch: superblock.closedEpoch,
+    ended: superblock.ended,
     ordinal: superblock.headOrdinal,
     stretches: [],
   };
@@ -64,8 +67,8 @@ export function stateAtHead(superblock: Superblock): LogState {
 
 /** A copy of the part that the superblock keeps. */
 export function baseOf(state: BaseState): BaseState {
-  const { mode, term, session, committedEpoch, committedOrdinal, committedAtMs, closedEpoch } = state;
-  return { mode, term, session, committedEpoch, committedOrdinal, committedAtMs, closedEpoch };
+  const { mode, term, session, committedEpoch, committedOrdinal, committedAtMs, closedEpoch, ended } = state;
+  return { mode, term, session, committedEpoch, committedOrdinal, committedAtMs, closedEpoch, ended };
 }
 
 /**
@@ -98,6 +101,7 @@ export function applyFrame(state: LogState, frame: FrameHeader, session: Uint8Ar
       seal(state, frame.timeMs);
       state.committedOrdinal = state.ordinal - 1;
       state.mode = 'epochs';
+      state.ended = 'none';
       state.term = frame.term;
       state.session = session ?? new Uint8Array(16);
       state.committedEpoch = null;
@@ -117,6 +121,7 @@ export function applyFrame(state: LogState, frame: FrameHeader, session: Uint8Ar
       seal(state, frame.timeMs);
       state.committedOrdinal = state.ordinal - 1;
       state.mode = 'through';
+      state.ended = 'forward';
       return null;
     case FrameKind.discard: {
       const keep = state.committedOrdinal;
@@ -129,6 +134,7 @@ export function applyFrame(state: LogState, frame: FrameHeader, session: Uint8Ar
       state.committedOrdinal = state.ordinal - 1;
       state.closedEpoch = state.committedEpoch;
       state.mode = 'through';
+      state.ended = 'back';
       return keep;
     }
     case FrameKind.close:

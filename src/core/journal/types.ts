@@ -60,6 +60,9 @@ export interface VolumeRange {
  */
 export type JournalMode = 'through' | 'epochs';
 
+/** How a session ended: rolled forward, or back to its last commit. */
+export type SessionEnd = 'none' | 'forward' | 'back';
+
 /** Identifies one period of protection; a marker of any other is an ordinary write. */
 export interface Session {
   domain: string;
