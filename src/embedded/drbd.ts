@@ -16,6 +16,8 @@ export interface KernelVolume {
   data: Lv;
   meta: Lv;
   replication: ReplicationState;
+  /** Its meta-data said at attach that this host had been primary until it crashed. */
+  crashedPrimary: boolean;
 }
 
 export interface KernelResource {
@@ -97,7 +99,9 @@ export class EmbeddedDrbd {
     for (const volume of wanted.volumes.values()) {
       const present = resource.volumes.get(volume.volume);
       if (present !== undefined && present.disk !== 'Diskless') continue;
-      const attached = { ...volume, disk: diskAtAttach(metaOf(volume)) };
+      const meta = metaOf(volume);
+      const attached = { ...volume, disk: diskAtAttach(meta), crashedPrimary: meta.primary };
+      meta.primary = false;
       resource.volumes.set(volume.volume, attached);
       const peer = this.#peerOf(kernel, wanted.name);
       const other = peer?.volumes.get(volume.volume);
@@ -280,7 +284,9 @@ export class EmbeddedDrbd {
   }
 
   #handshake(here: KernelResource, there: KernelResource, volume: KernelVolume, other: KernelVolume): void {
-    const verdict = compare(metaOf(volume), metaOf(other));
+    const verdict = compare(volume, other);
+    volume.crashedPrimary = false;
+    other.crashedPrimary = false;
     switch (verdict) {
       case 'equal':
         volume.replication = 'Established';
@@ -326,13 +332,13 @@ function finishSync(source: KernelVolume, target: KernelVolume): void {
 }
 
 /** What this side is for the other: drbd_uuid_compare, without the rules for histories. */
-function compare(own: MetaData, peer: MetaData): 'equal' | 'source' | 'target' | 'unrelated' {
-  const [a, b] = [own.uuids, peer.uuids];
+function compare(own: KernelVolume, peer: KernelVolume): 'equal' | 'source' | 'target' | 'unrelated' {
+  const [a, b] = [metaOf(own).uuids, metaOf(peer).uuids];
   const [fresh, peerFresh] = [a[0] === JUST_CREATED, b[0] === JUST_CREATED];
   if (fresh || peerFresh) return fresh && peerFresh ? 'equal' : fresh ? 'target' : 'source';
   if (a[0] === b[0]) {
-    if (own.primary === peer.primary) return 'equal';
-    return own.primary ? 'source' : 'target';
+    if (own.crashedPrimary === peer.crashedPrimary) return 'equal';
+    return own.crashedPrimary ? 'source' : 'target';
   }
   const [ahead, behind] = [a[1] === b[0], b[1] === a[0]];
   if (ahead !== behind) return ahead ? 'source' : 'target';

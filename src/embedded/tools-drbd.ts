@@ -140,7 +140,10 @@ function adjust(
       const path = data === undefined ? disk : metaDisk;
       throw new DrbdRefusal(`open(${path}) failed: ${NO_SUCH_FILE}\n`, 20);
     }
-    return [volume, { volume, minor, disk: 'Diskless', data, meta, replication: 'Off' }];
+    return [
+      volume,
+      { volume, minor, disk: 'Diskless', data, meta, replication: 'Off', crashedPrimary: false },
+    ];
   });
   machine.drbd.adjust(machine.kernel, {
     name,

@@ -3,12 +3,13 @@
  * The SSH edge against the real sshd, started here on a loopback port with keys of its own: what the embedded
  * one can't show, namely how real processes end.
  */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
+import ssh2 from 'ssh2';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { OperatorError } from '../../src/core/errors.js';
@@ -146,8 +147,11 @@ test('a batch tells which of its commands has no answer', async () => {
     ['a', ['true']],
     ['b', ['sleep', '1000']],
   ]);
-  const error = await failure(host.probe(commands, { deadlineMs: 500 }));
-  assert.match(error.message, /was ended at its deadline of 500 ms; `sleep 1000` gave no answer|broke off/);
+  const error = await failure(host.probe(commands, { deadlineMs: 3_000 }));
+  assert.match(
+    error.message,
+    /was ended at its deadline of 3000 ms; `(sleep 1000|true)` gave no answer|broke off/,
+  );
 });
 
 test('killed in the middle, sshd leaves the command running, and the outcome is unknown', async () => {
@@ -199,6 +203,43 @@ test('stays within MaxSessions, also where that is lower than expected', async (
     Array.from({ length: 12 }, (_, n) => `${n}\n`),
   );
 });
+
+test("an agent's key that belongs to the identity file is offered first", async () => {
+  const socket = join(home.directory, 'agent');
+  const agent = spawn('ssh-agent', ['-D', '-a', socket], { stdio: 'ignore' });
+  try {
+    await until(() => existsSync(socket));
+    // sshd ends a connection after six tries, and the key that counts is the last of nine.
+    for (let n = 0; n < 9; n += 1) {
+      const file = join(home.directory, `key-${n}`);
+      writeFileSync(file, n === 8 ? home.key.private : embeddedKey().private, { mode: 0o600 });
+      execFileSync('ssh-add', ['-q', file], {
+        env: { ...process.env, SSH_AUTH_SOCK: socket },
+        stdio: 'ignore',
+      });
+    }
+    // As an encrypted one, of which only the public part can be read.
+    writeFileSync(home.identityFile, ENCRYPTED);
+    const connect = (): Promise<Host> =>
+      connectHost(hostConfig(port, userInfo().username), home.settings, {
+        ...home.deps(),
+        agentSocket: socket,
+      });
+    const error = await failure(connect());
+    assert.instance(error, OperatorError);
+    assert.match(error.message, /does not let \S+ in \(Too many authentication failures.*is encrypted/);
+    writeFileSync(`${home.identityFile}.pub`, home.key.public);
+    hosts.push(await connect());
+  } finally {
+    agent.kill();
+  }
+});
+
+const ENCRYPTED = ssh2.utils.generateKeyPairSync('ed25519', {
+  passphrase: 'embedded',
+  cipher: 'aes256-cbc',
+  rounds: 1,
+}).private;
 
 test('a login shell that does not pass commands on is told of', async () => {
   await stopSshd();

@@ -71,6 +71,27 @@ test('a crashed primary comes back as the one that is resynchronised', async () 
   assert.is(alpha.machine.lvs.find(({ name }) => name === 'remus-web-0')?.content.id, 'written on beta');
 });
 
+test('a crashed primary whose backup stayed one is the source of what it may have written last', async () => {
+  const { works } = await lab.load();
+  await lab.setup(works[0]!);
+  const { drbd: network, hosts } = lab.pair;
+  const [alpha, beta] = hosts;
+  network.primary(alpha.machine.kernel, 'web', false);
+  await alpha.powerCut();
+  network.syncBytesPerLook = 1;
+  await alpha.powerOn();
+  assert.is(drbd()[1], 'web Secondary Connected 0:Inconsistent 1:Inconsistent 15:Inconsistent');
+  const { stdout } = await beta.machine.run(['drbdsetup', 'events2', '--now', '--statistics']);
+  assert.match(String(stdout), /volume:0 replication:SyncTarget peer-disk:UpToDate .* out-of-sync:\d+/);
+  network.syncBytesPerLook = Number.POSITIVE_INFINITY;
+  network.look();
+  assert.equal(drbd(), [IN_PLACE, IN_PLACE]);
+  // Once is enough.
+  network.setLink(false);
+  network.setLink(true);
+  assert.equal(drbd(), [IN_PLACE, IN_PLACE]);
+});
+
 test('two sides that both have data of their own do not connect', async () => {
   const { works } = await lab.load();
   await lab.setup(works[0]!);
