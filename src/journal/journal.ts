@@ -729,7 +729,7 @@ export class EpochJournal {
     const now = this.clock.nowMs();
     const { log } = this;
     return {
-      reason: this.reason,
+      reason: this.full === null ? this.reason : this.fullWords(this.full.what),
       domain: this.domain,
       mode: log.mode,
       term: log.term,
@@ -1179,17 +1179,18 @@ export class EpochJournal {
   private noRoom(what: 'space' | 'index'): boolean {
     if (this.full === null) {
       this.full = { sinceMs: this.clock.nowMs(), what };
-      this.changed(`journal full: no ${what} for the next write; ${this.undrainedWords()}`);
+      this.changed(this.fullWords(what));
     }
     this.drain.start(true);
     return false;
   }
 
-  private undrainedWords(): string {
+  private fullWords(what: 'space' | 'index'): string {
     const committed = this.log.stretches.some((each) => each.ordinal <= this.log.committedOrdinal);
-    return committed
+    const way = committed
       ? 'committed epochs are being drained'
-      : 'nothing is committed, only the end of the session makes room';
+      : 'nothing is committed: only a commit or the end of the session makes room';
+    return `journal full: no ${what} for the next write; ${way}`;
   }
 
   private hasRoom(): void {

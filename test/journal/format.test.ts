@@ -85,7 +85,13 @@ function frameOf(writes: number): { bytes: Buffer; header: FrameHeader } {
   for (let index = 0; index < writes; index++) {
     const data = bytes.subarray((headerSectors + index) * 512, (headerSectors + index + 1) * 512);
     data.fill(index + 1);
-    putDescriptor(view, index, { op: DescriptorOp.write, volume: 1, sector: 2 ** 40 + index, sectors: 1, crc: crcOf(data) });
+    putDescriptor(view, index, {
+      op: DescriptorOp.write,
+      volume: 1,
+      sector: 2 ** 40 + index,
+      sectors: 1,
+      crc: crcOf(data),
+    });
   }
   const header: FrameHeader = {
     kind: FrameKind.data,
@@ -146,7 +152,12 @@ test('arbitrary bytes are refused without a throw', () => {
 });
 
 test('a marker names domain, term, session and epoch, and is checked', () => {
-  const marker = { domain: 'web', term: 7, session: Uint8Array.from({ length: 16 }, () => 1), epoch: 2 ** 40 };
+  const marker = {
+    domain: 'web',
+    term: 7,
+    session: Uint8Array.from({ length: 16 }, () => 1),
+    epoch: 2 ** 40,
+  };
   const block = encodeMarker(marker);
   assert.is(block.length, 4096);
   assert.equal(decodeMarker(block), marker);

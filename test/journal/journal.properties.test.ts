@@ -69,8 +69,10 @@ class Run {
     this.targets = VOLUMES.map((volume) => this.disk(Buffer.alloc(volume.sizeBytes)));
   }
 
+  readonly slow = { slow: (): boolean => this.choose(3) === 0 };
+
   disk(image: Buffer): ModelDisk {
-    return new ModelDisk(this.world, image, { slow: () => this.choose(3) === 0 });
+    return new ModelDisk(this.world, image, this.slow);
   }
 
   get live(): EpochJournal {
@@ -274,12 +276,14 @@ class Run {
     this.crashes++;
     this.world.stop();
     const kill = this.choose(3) === 0;
-    const image = (disk: ModelDisk): Buffer =>
-      kill ? disk.afterKill(this.choose) : disk.afterPowerCut(this.choose);
-    const images = [this.journalDisk, ...this.targets].map(image);
-    this.world = new World();
-    this.journalDisk = this.disk(images[0] as Buffer);
-    this.targets = images.slice(1).map((each) => this.disk(each));
+    const world = new World();
+    const after = (disk: ModelDisk): ModelDisk => {
+      if (kill) return disk.afterKill(world, this.choose, this.slow);
+      return new ModelDisk(world, disk.afterPowerCut(this.choose), this.slow);
+    };
+    this.world = world;
+    this.journalDisk = after(this.journalDisk);
+    this.targets = this.targets.map(after);
     this.journal = null;
   }
 
@@ -409,8 +413,10 @@ class Run {
       this.live.kick();
     } else if (what < 62) {
       // Of another term, or one that was here before: an ordinary write.
-      if (session !== null)
-        this.marker(Math.max(0, session.lastEpoch - (first % 2)), session.term + (first % 2), false);
+      if (session !== null) {
+        const other = first % 2 === 1 || !session.closed.has(session.lastEpoch);
+        this.marker(session.lastEpoch, other ? session.term + 1 : session.term, false);
+      }
       this.live.kick();
     } else if (what < 66) {
       this.flush();

@@ -208,13 +208,19 @@ export class ModelDisk implements Disk {
     return image;
   }
 
-  /** The image after the process was killed: what was written stays, a write under way may be torn at any byte. */
-  afterKill(choose: (below: number) => number): Buffer {
-    const image = Buffer.from(this.current);
+  /**
+   * The disk after the process was killed: what was written stays, but is no more durable than before; a write
+   * under way may be torn at any byte.
+   */
+  afterKill(world: World, choose: (below: number) => number, options: ModelDiskOptions): ModelDisk {
+    const disk = new ModelDisk(world, this.durable, options);
+    disk.current = Buffer.from(this.current);
     for (const write of this.unflushed) {
-      if (!write.done) write.bytes.copy(image, write.offset, 0, choose(write.bytes.length + 1));
+      const length = write.done ? write.bytes.length : choose(write.bytes.length + 1);
+      write.bytes.copy(disk.current, write.offset, 0, length);
+      disk.unflushed.push({ offset: write.offset, bytes: write.bytes.subarray(0, length), done: true });
     }
-    return image;
+    return disk;
   }
 
   private later(action: () => void): Promise<void> {
