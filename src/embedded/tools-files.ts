@@ -101,10 +101,10 @@ function makeDirectories(machine: EmbeddedMachine, args: readonly string[]): Emb
 
 /**
  * `find PATH... -maxdepth 0 EXPRESSION` with `-exec`, `-o` and parentheses, which asks only where PATH exists;
- * and `find PATH... -depth -type d -empty -delete`.
+ * `find PATH... ! -type d`, which lists files; and `find PATH... -depth -type d -empty -delete`.
  */
 async function find(machine: EmbeddedMachine, args: readonly string[]): Promise<EmbeddedResult> {
-  const first = args.findIndex((arg) => arg.startsWith('-'));
+  const first = args.findIndex((arg) => arg.startsWith('-') || arg === '!');
   const paths = args.slice(0, first);
   const expression = args.slice(first);
   const result = { exitCode: 0, stdout: '', stderr: '' };
@@ -116,6 +116,28 @@ async function find(machine: EmbeddedMachine, args: readonly string[]): Promise<
     for (const path of paths) {
       if (machine.files.exists(path)) machine.files.removeEmpty(path);
       else missing(path);
+    }
+    return result;
+  }
+  if (expression.join(' ') === '! -type d') {
+    for (const path of paths) {
+      if (machine.files.exists(path))
+        result.stdout += machine.files
+          .below(path)
+          .map((one) => `${one}\n`)
+          .join('');
+      else missing(path);
+    }
+    return result;
+  }
+  if (expression.join(' ') === '! -type d') {
+    for (const path of paths) {
+      if (!machine.files.exists(path)) missing(path);
+      else
+        result.stdout += machine.files
+          .below(path)
+          .map((file) => `${file}\n`)
+          .join('');
     }
     return result;
   }
