@@ -132,6 +132,7 @@ test('existing data is copied from the primary, with progress; the backup is ref
         assert.match((error as Error).message, /it holds data \(ext4\)/);
       }
       lost.content = ZERO;
+      pairOf(world).drbd.syncBytesPerLook = GIB / 8;
       const states: string[] = [];
       await setUp({}, { line: () => undefined, state: (text) => states.push(text) });
       assert.ok(

@@ -145,6 +145,7 @@ function planDirectories(lane: Lane, host: string): void {
       ['install', '-d', '-m', '0700', Paths.tls],
       (view) => {
         view.tls.directoryMode = 0o700;
+        view.folders[Paths.etc] ??= [];
       },
     ),
   );

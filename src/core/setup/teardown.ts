@@ -7,7 +7,7 @@
  * holds nothing while the domain is not protected.
  */
 import { ExitCode, OperatorError } from '../errors.js';
-import { TLS_CERTIFICATE, XEN_SCRIPTS } from '../facts.js';
+import { TLS_CERTIFICATE, XEN_SCRIPTS, type Diversion } from '../facts.js';
 import { Paths, Tags, unitName } from '../names.js';
 import type { DomainLayout } from '../model.js';
 import type { Desired } from './plan.js';
@@ -200,6 +200,15 @@ function volumeSteps(layout: DomainLayout, view: HostView, options: TeardownOpti
   });
 }
 
+const divertedPaths: readonly string[] = [...XEN_SCRIPTS, Paths.drbdGlobal];
+
+/** The diversion that setup made of a path. */
+function diversionOf(view: HostView, path: string): Diversion | undefined {
+  return known(view.facts.diversions, view.facts.host, 'the list of diversions').find(
+    (one) => one.path === path && one.package === undefined && one.divertedTo === `${path}.distrib`,
+  );
+}
+
 /** What all domains of a host share goes with the last of them. */
 function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[] {
   if (!lastDomain) return [];
@@ -212,13 +221,12 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
     TLS_CERTIFICATE,
     ...desired.pair.hosts.filter((peer) => peer.name !== host).map((peer) => peerCertificatePath(peer.name)),
   ];
-  const global: string[] = view.ownGlobalFile ? [Paths.drbdGlobal] : [];
-  const paths = [...shared, ...own].filter((path) => !global.includes(path));
+  // Without its diversion such a path has the distribution's own file, or its owner's.
+  const distributed = divertedPaths.filter((path) => diversionOf(view, path) === undefined);
+  const paths = [...shared, ...own].filter((path) => !distributed.includes(path));
   const steps = removeFiles(view, undefined, paths);
-  for (const path of [...XEN_SCRIPTS, Paths.drbdGlobal]) {
-    const diversion = known(view.facts.diversions, host, 'the list of diversions').find(
-      (one) => one.path === path && one.package === undefined && one.divertedTo === `${path}.distrib`,
-    );
+  for (const path of divertedPaths) {
+    const diversion = diversionOf(view, path);
     if (diversion === undefined) continue;
     steps.push(
       step(
@@ -234,18 +242,26 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
       ),
     );
   }
-  if (steps.length > 0) {
-    const folders = [Paths.etc, Paths.lib, Paths.state];
+  // A folder in which somebody else has put a file stays.
+  const folders = Object.entries(view.folders)
+    .filter(([, inside]) => inside.every((path) => paths.includes(path) || isOfDomain(path, desired, host)))
+    .map(([folder]) => folder);
+  if (folders.length > 0) {
     steps.push(
       step(
         host,
         undefined,
-        'remove folders that are empty now',
-        'nothing is in them any more',
+        'remove the folders that are empty now',
+        `there: ${folders.join(', ')}`,
         ['find', ...folders, '-depth', '-type', 'd', '-empty', '-delete'],
-        () => undefined,
+        (after) => {
+          after.folders = {};
+          after.tls.directoryMode = undefined;
+        },
       ),
     );
+  }
+  if (steps.length > 0) {
     steps.push(
       step(
         host,
@@ -258,4 +274,9 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
     );
   }
   return steps;
+}
+
+/** All domains of the host go, and their files before this. */
+function isOfDomain(path: string, desired: Desired, host: string): boolean {
+  return (desired.files[host] ?? []).some((file) => file.domain !== undefined && file.path === path);
 }

@@ -42,6 +42,8 @@ export interface HostView {
   ownGlobalFile: boolean;
   /** A unit file is newer than what systemd has read. */
   reloadNeeded: boolean;
+  /** Those of `FOLDERS` that are there, each with the files below it. */
+  folders: Record<string, string[]>;
   tls: {
     directoryMode: number | undefined;
     /** The host's certificate in PEM, where it fits the private key. */
@@ -73,6 +75,9 @@ export interface CommandOutput {
   stderr: string;
 }
 
+/** Folders that are ours alone. */
+const FOLDERS: readonly string[] = [Paths.etc, Paths.lib, Paths.state];
+
 const SETUP = 'setup ';
 
 /**
@@ -93,7 +98,8 @@ export function viewCommands(
   const peers = layouts.flatMap(({ hosts }) => hosts.map(({ name }) => name)).filter((name) => name !== host);
   const all = [...paths, ...[...new Set(peers)].map(peerCertificatePath)];
   add('sha256sum', 'sha256sum', '--', ...all);
-  add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...all);
+  add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...FOLDERS, ...all);
+  add('inside', 'find', ...FOLDERS, '!', '-type', 'd');
   add('certificate', 'cat', TLS_CERTIFICATE);
   add('certificate-key', 'openssl', 'x509', '-in', TLS_CERTIFICATE, '-noout', '-pubkey');
   add('key', 'openssl', 'pkey', '-in', TLS_KEY, '-pubout');
@@ -158,6 +164,14 @@ function readView(host: string, results: ReadonlyMap<string, CommandOutput>): Ho
     installed,
     adjust,
     reloadNeeded,
+    folders: Object.fromEntries(
+      FOLDERS.filter((folder) => modes.has(folder)).map((folder) => [
+        folder,
+        linesOf('find', of('inside').stdout).flatMap(({ text }) =>
+          text.startsWith(`${folder}/`) ? [text] : [],
+        ),
+      ]),
+    ),
     tls: {
       directoryMode: modes.get(Paths.tls),
       certificate: fits ? certificate.stdout : undefined,

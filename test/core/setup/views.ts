@@ -89,6 +89,7 @@ export function freshView(host: string): HostView {
     installed: {},
     ownGlobalFile: false,
     reloadNeeded: false,
+    folders: {},
     tls: { directoryMode: undefined, certificate: undefined },
   };
 }
