@@ -96,7 +96,7 @@ export function viewCommands(
     commands.set(SETUP + key, argv);
   };
   const peers = layouts.flatMap(({ hosts }) => hosts.map(({ name }) => name)).filter((name) => name !== host);
-  const all = [...paths, ...[...new Set(peers)].map(peerCertificatePath)];
+  const all = [...paths, TLS_KEY, TLS_CERTIFICATE, ...[...new Set(peers)].map(peerCertificatePath)];
   add('sha256sum', 'sha256sum', '--', ...all);
   add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...FOLDERS, ...all);
   add('inside', 'find', ...FOLDERS, '!', '-type', 'd');
