@@ -522,6 +522,7 @@ test('any sequence of writes, flushes, markers, commits, discards, drains and cr
     {
       numRuns: runs,
       includeErrorInReport: true,
+      endOnFailure: process.env['REMUS_NO_SHRINK'] !== undefined,
       ...(process.env['REMUS_SEED'] === undefined ? {} : { seed: Number(process.env['REMUS_SEED']) }),
     },
   );
