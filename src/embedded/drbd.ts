@@ -102,6 +102,8 @@ export class EmbeddedDrbd {
       const meta = metaOf(volume);
       const attached = { ...volume, disk: diskAtAttach(meta), crashedPrimary: meta.primary };
       meta.primary = false;
+      // Nothing is known to be equal on a volume that was just created.
+      if (meta.uuids[0] === JUST_CREATED) meta.outOfSyncBytes = volume.data.sizeBytes;
       resource.volumes.set(volume.volume, attached);
       const peer = this.#peerOf(kernel, wanted.name);
       const other = peer?.volumes.get(volume.volume);

@@ -114,9 +114,12 @@ function createMetaData(
     primary: false,
     outOfSyncBytes: 0,
   };
-  return printed(
-    'initializing activity log\ninitializing bitmap (32 KB) to all zero\nWriting meta data...\nNew drbd meta data block successfully created.\n',
-  );
+  return {
+    exitCode: 0,
+    stdout:
+      'initializing activity log\nWriting meta data...\nNew drbd meta data block successfully created.\n',
+    stderr: 'initializing bitmap (4 KB) to all zero\n',
+  };
 }
 
 function adjust(
@@ -158,15 +161,18 @@ function adjust(
 
 /** What `adjust` would still do, roughly as `drbdadm --dry-run` words it. */
 function missing(resource: EmbeddedResource, running: KernelResource | undefined): string[] {
-  const lines = running === undefined ? [`drbdsetup new-resource ${resource.name}`] : [];
+  const lines = running === undefined ? [`drbdsetup-84 new-resource ${resource.name}`] : [];
   for (const { volume, minor, disk, metaDisk } of resource.volumes) {
     if (running?.volumes.has(volume) === true) continue;
-    lines.push(`drbdsetup new-minor ${resource.name} ${minor} ${volume}`);
-    lines.push(`drbdsetup attach ${minor} ${disk} ${metaDisk} flexible`);
+    lines.push(`drbdsetup-84 new-minor ${resource.name} ${minor} ${volume}`);
+    lines.push(`drbdmeta ${minor} v08 ${metaDisk} flex-external apply-al`);
+    lines.push(`drbdsetup-84 attach ${minor} ${disk} ${metaDisk} flexible`);
   }
-  if (running === undefined || running.connection === 'StandAlone')
-    lines.push(`drbdsetup connect ${resource.name}`);
-  else if (running.config !== resource.text) lines.push(`drbdsetup net-options ${resource.name}`);
+  if (running === undefined || running.connection === 'StandAlone') {
+    lines.push(`drbdsetup-84 connect ${resource.name}`);
+  } else if (running.config !== resource.text) {
+    lines.push(`drbdsetup-84 net-options ${resource.name}`);
+  }
   return lines;
 }
 
@@ -205,15 +211,16 @@ function drbdsetup(machine: EmbeddedMachine, args: readonly string[]): EmbeddedR
       `exists connection name:${name} peer-node-id:0 conn-name:peer connection:${resource.connection} ` +
         `role:${peer?.role ?? 'Unknown'} congested:no`,
       ...volumes.map(
-        ({ volume, minor, disk }) =>
-          `exists device name:${name} volume:${volume} minor:${minor} disk:${disk} read:0 written:0`,
+        ({ volume, minor, disk, data }) =>
+          `exists device name:${name} volume:${volume} minor:${minor} disk:${disk} size:${data.sizeBytes / 1024} ` +
+          'read:0 written:0 al-writes:8 bm-writes:0 upper-pending:0 lower-pending:0 al-suspended:no blocked:no',
       ),
       ...volumes.map(({ volume, replication, meta }) => {
         const outOfSync = (meta.metaData?.outOfSyncBytes ?? 0) / 1024;
         return (
           `exists peer-device name:${name} peer-node-id:0 conn-name:peer volume:${volume} replication:${replication} ` +
-          `peer-disk:${peer?.volumes.get(volume)?.disk ?? 'DUnknown'} resync-suspended:no received:0 sent:0` +
-          (outOfSync > 0 ? ` out-of-sync:${outOfSync}` : '')
+          `peer-disk:${peer?.volumes.get(volume)?.disk ?? 'DUnknown'} resync-suspended:no received:0 sent:0 ` +
+          `${outOfSync > 0 ? `out-of-sync:${outOfSync} ` : ''}pending:0 unacked:0`
         );
       }),
     ];
@@ -232,7 +239,7 @@ function drbdmeta(machine: EmbeddedMachine, args: readonly string[]): EmbeddedRe
   if (machine.isOpen(lv)) {
     return failed(
       20,
-      `open(${path}) failed: Device or resource busy\n\nExclusive open failed. Do it anyways?`,
+      `open(${path}) failed: Device or resource busy\n\nExclusive open failed. Do it anyways?\nstdin not a TTY, not waiting for confirmation`,
     );
   }
   if (lv.metaData === undefined || format !== 'v08') return { exitCode: 1, stdout: '', stderr: '' };
