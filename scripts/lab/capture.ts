@@ -109,9 +109,11 @@ async function signatures(): Promise<void> {
   );
   const make = 'drbdmeta 90 v08 /dev/vg0/probe internal create-md </dev/null';
   await capture('alpha', 'drbdmeta', 'create-md-internal-over-ext4', make);
-  await alpha.sh('wipefs -qa /dev/vg0/probe; pvcreate -qq -y /dev/vg0/probe');
+  await alpha.sh('wipefs -qa /dev/vg0/probe; pvcreate -qq -y --config devices/scan_lvs=1 /dev/vg0/probe');
   await look('lvm-pv', '/dev/vg0/probe');
-  await alpha.sh(`pvremove -qq -y /dev/vg0/probe; ${make}`);
+  await alpha.sh(
+    `pvremove -qq -y --config devices/scan_lvs=1 /dev/vg0/probe; wipefs -qa /dev/vg0/probe; ${make.replace('drbdmeta', 'drbdmeta --force')}`,
+  );
   await look('drbd-internal', '/dev/vg0/probe');
   await alpha.sh('lvremove -qq -y vg0/probe; lvcreate -qq -y -n probe -L 16M vg0');
   await alpha.sh('printf "o\\nn\\np\\n1\\n2048\\n\\nw\\n" | fdisk /dev/vg0/probe; true');
@@ -275,18 +277,13 @@ async function writeReadme(): Promise<void> {
   writeFileSync(join(target, 'README.md'), text);
 }
 
-rmSync(target, { recursive: true, force: true });
-for (const part of [
-  plainHost,
-  signatures,
-  makeVolumes,
-  metaData,
-  resourceStates,
-  guestOnResource,
-  brokenStates,
-  writeReadme,
-]) {
+const parts = [plainHost, signatures, makeVolumes, metaData, resourceStates, guestOnResource, brokenStates];
+const words = process.argv.slice(2);
+if (words.length === 0) rmSync(target, { recursive: true, force: true });
+for (const part of parts) {
+  if (words.length > 0 && !words.includes(part.name)) continue;
   console.log(`capture: ${part.name}`);
   await part();
 }
+if (words.length === 0) await writeReadme();
 console.log(`capture: ${rows.length} files`);

@@ -100,6 +100,8 @@ class Machine {
   async start(image: string, savedMemory?: string): Promise<void> {
     const { name, sshPort, linkPort, peer } = this.plan;
     rmSync(this.path('.qmp'), { force: true });
+    // A machine starts with its cable plugged.
+    rmSync(this.path('.link'), { force: true });
     writeFileSync(this.path('.qemu.log'), '');
     const inImage = (file: string) => {
       const path = join(image, file);
@@ -383,13 +385,19 @@ async function locked<T>(say: Say, work: () => Promise<T>): Promise<T> {
 }
 
 /**
- * Whether a host is sound: its kernel has complained of nothing, and RCU grace periods end (`vgs` needs one).
+ * Whether a host is sound: its kernel has complained of nothing, RCU grace periods end (`vgs` needs one),
+ * and its end of the link is up.
  *
  * A saved machine is tried before it is taken, since every later one starts from it.
  */
 async function isSound(name: HostName): Promise<boolean> {
+  const address = hostPlans[name].linkAddress;
+  const network = `bridge link show dev eth1 | grep -q forwarding && ip -br address | grep -q '${address}/'`;
   const probe = "timeout 60 vgs >/dev/null && ! dmesg | grep -E 'rcu: INFO|BUG:|Oops|blocked for more'";
-  const result = await run([...sshArgv(name), probe], { timeoutMs: limits.bootMs, check: false });
+  const result = await run([...sshArgv(name), `${network} && ${probe}`], {
+    timeoutMs: limits.bootMs,
+    check: false,
+  });
   return result.code === 0;
 }
 
@@ -498,6 +506,18 @@ async function start(say: Say, names: readonly HostName[]): Promise<void> {
   );
 }
 
+/** Waits until each host reaches the other, where both run. */
+async function waitForLink(): Promise<void> {
+  const hosts = hostNames.map((name) => new LabHost(name));
+  if (!hosts.every((host) => host.isRunning())) return;
+  const peers = hosts.map((host) => [host, hostPlans[host.plan.peer].linkAddress] as const);
+  await Promise.all(
+    peers.map(([host, address]) =>
+      host.waitFor(`an answer from ${address}`, `ping -q -c 1 -W 5 ${address} >/dev/null`),
+    ),
+  );
+}
+
 function removeDisks(name: HostName): void {
   for (const suffix of ['.qcow2', '-vg0.raw', '.console.log', '.qemu.log']) {
     rmSync(join(runDirectory, `${name}${suffix}`), { force: true });
@@ -525,6 +545,7 @@ export const lab = {
       await install(silent);
       await start(say, hostNames);
       await setLink(hostNames, true);
+      await waitForLink();
     });
   },
 
@@ -544,6 +565,7 @@ export const lab = {
         removeDisks(name);
       }
       await start(say, hostNames);
+      await waitForLink();
     });
   },
 

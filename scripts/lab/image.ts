@@ -130,10 +130,8 @@ export async function buildImage(say: Say): Promise<string> {
   await makeGuest(root, work, join(root, 'lib/modules', version), join(image, 'vmlinuz'));
 
   lay(root, recipe.files);
-  const units = (verb: string, names: readonly string[]) =>
-    run(['systemctl', `--root=${root}`, '--quiet', verb, ...names], { timeoutMs: limits.commandMs });
-  await units('enable', recipe.enabledUnits);
-  await units('mask', recipe.maskedUnits);
+  const mask = ['systemctl', `--root=${root}`, '--quiet', 'mask', ...recipe.maskedUnits];
+  await run(mask, { timeoutMs: limits.commandMs });
 
   const key = await makeKey(join(image, 'id_ed25519'), 'remus-drbd lab');
   const hostKeys = new Map<HostName, string>();

@@ -42,6 +42,7 @@ export const hostPackages = [
   'udev',
   'kmod',
   'initramfs-tools',
+  'ifupdown',
   'iproute2',
   'iputils-ping',
   'bridge-utils',
@@ -93,27 +94,6 @@ export const files: Readonly<Record<string, string>> = {
     ...plan.hostNames.map((name) => `${plan.hostPlans[name].linkAddress} ${name}`),
     '',
   ].join('\n'),
-  'etc/systemd/network/10-control.network': `[Match]
-Name=eth0
-[Network]
-Address=10.0.2.15/24
-Gateway=10.0.2.2
-LinkLocalAddressing=no
-IPv6AcceptRA=no
-`,
-  'etc/systemd/network/20-link.network': `[Match]
-Name=eth1
-[Network]
-Bridge=${plan.bridgeName}
-LinkLocalAddressing=no
-`,
-  'etc/systemd/network/30-bridge.netdev': `[NetDev]
-Name=${plan.bridgeName}
-Kind=bridge
-[Bridge]
-STP=no
-ForwardDelaySec=0
-`,
   'etc/ssh/sshd_config.d/lab.conf':
     'UseDNS no\nPermitRootLogin prohibit-password\nMaxSessions 100\nMaxStartups 100\n',
   // What a guest prints on its console is kept in /var/log/xen/console.
@@ -121,23 +101,25 @@ ForwardDelaySec=0
   'var/log/xen/console/.keep': '',
 };
 
-/** Of one host. A link without carrier keeps its address, as a cable pulled at a switch would leave it. */
+/** Of one host. */
 export function hostFiles(name: plan.HostName): Record<string, string> {
   return {
     'etc/hostname': `${name}\n`,
     'etc/machine-id': `${createHash('md5').update(`remus-drbd lab ${name}`).digest('hex')}\n`,
-    'etc/systemd/network/30-bridge.network': `[Match]
-Name=${plan.bridgeName}
-[Network]
-Address=${plan.hostPlans[name].linkAddress}/24
-LinkLocalAddressing=no
-IPv6AcceptRA=no
-ConfigureWithoutCarrier=yes
+    'etc/network/interfaces': `auto lo eth0 ${plan.bridgeName}
+iface lo inet loopback
+iface eth0 inet static
+  address 10.0.2.15/24
+  gateway 10.0.2.2
+iface ${plan.bridgeName} inet static
+  address ${plan.hostPlans[name].linkAddress}/24
+  bridge_ports eth1
+  bridge_stp off
+  bridge_fd 0
+  bridge_waitport 0
 `,
   };
 }
-
-export const enabledUnits = ['systemd-networkd.service'];
 
 /** Nothing that runs by itself later, and nothing that a boot has to wait for without need. */
 export const maskedUnits = [
@@ -147,7 +129,6 @@ export const maskedUnits = [
   'e2scrub_all.timer',
   'e2scrub_reap.service',
   'fstrim.timer',
-  'systemd-networkd-wait-online.service',
   'systemd-pstore.service',
   'getty@tty1.service',
 ];
@@ -174,7 +155,7 @@ export const kernelArguments = 'root=/dev/vda rw console=hvc0 net.ifnames=0 miti
 /** The cache key of image and saved machines. */
 export function recipeKey(): string {
   const recipe = {
-    ...{ buildVersion, release, hostPackages, excludedPaths, earlyFiles, files, enabledUnits, maskedUnits },
+    ...{ buildVersion, release, hostPackages, excludedPaths, earlyFiles, files, maskedUnits },
     hosts: plan.hostNames.map((name) => [hostFiles(name), machineArguments(plan.hostPlans[name])]),
     guest: [plan.guestDirectory, guestModules, readFileSync(guestInitPath, 'utf8')],
     ...{ xenArguments, kernelArguments },
