@@ -134,6 +134,16 @@ function program(): Command {
       const { runStatus } = await import('./commands/run-setup.js');
       exitCode = await runStatus({ ...terminalOf(command), print });
     });
+
+  root
+    .command('demo')
+    .description(
+      'show the commands at work on an embedded pair: no Xen, no root, nothing on this machine is changed',
+    )
+    .action(async (_options: unknown, command: Command) => {
+      const { runDemo } = await import('./commands/demo.js');
+      exitCode = await runDemo({ json: terminalOf(command).json, print });
+    });
   return root;
 }
 
