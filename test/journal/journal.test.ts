@@ -508,6 +508,17 @@ test('a session that was found takes no writes until it is ended, and cannot be 
   assert.is(await bench.code(bench.live.discard()), 'wrong-mode');
 });
 
+test('a discard covers a write that was on its way', async () => {
+  const bench = await new Bench().start();
+  await bench.session();
+  bench.slow = true;
+  const write = bench.write(8, 8, 1);
+  const { ranges } = await bench.run(bench.live.discard());
+  assert.is(write.result, null);
+  assert.equal(ranges, [{ volume: 'a', offsetBytes: 4096, lengthBytes: 4096 }]);
+  assert.is((await bench.read(8, 1))[0], 0);
+});
+
 test('closing refuses what comes after, and loses nothing that came before', async () => {
   const bench = await new Bench().start();
   bench.slow = true;

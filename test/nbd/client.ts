@@ -59,6 +59,7 @@ export class TestClient {
   }
 
   request(type: number, offset: number, length: number, payload?: Uint8Array, flags = 0): Promise<Answer> {
+    if (this.socket.destroyed) return Promise.resolve({ error: -1, data: Buffer.alloc(0) });
     const cookieLow = this.cookie++;
     const answer = new Promise<Answer>((resolve) => {
       this.expected.set(cookieLow, { length: type === Command.read ? length : 0, resolve });

@@ -1,0 +1,82 @@
+/**
+ * The journal's server for the benchmark, as a process of its own:
+ *     serve.ts FOLDER JOURNAL_MIB DISK_MIB (through | epochs | hold)
+ * `epochs` closes and commits an epoch every 100 ms, as protection does; `hold` commits nothing.
+ * On SIGUSR2 it prints its state and memory as one line of JSON.
+ */
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { truncate, writeFile } from 'node:fs/promises';
+import { DescriptorOp, encodeMarker } from '../../src/core/journal/format.js';
+import { openDisk } from '../../src/journal/file-disk.js';
+import { EpochJournal, formatJournal } from '../../src/journal/journal.js';
+import { serveNbd } from '../../src/journal/nbd-server.js';
+
+const MIB = 1 << 20;
+
+async function main(): Promise<void> {
+  const [folder = '.', journalMib = '1024', diskMib = '512', mode = 'epochs'] = process.argv.slice(2);
+  const volumes = [
+    { name: 'disk0', sizeBytes: Number(diskMib) * MIB, barrier: false },
+    { name: 'barrier', sizeBytes: 4 * MIB, barrier: true },
+  ];
+  const make = async (name: string, bytes: number): Promise<string> => {
+    const path = join(folder, name);
+    await writeFile(path, '', { flag: 'a' });
+    await truncate(path, bytes);
+    return path;
+  };
+  const disk = await openDisk(await make('journal', Number(journalMib) * MIB));
+  const targets = [];
+  for (const volume of volumes) targets.push(await openDisk(await make(volume.name, volume.sizeBytes)));
+  await formatJournal(disk, { domain: 'bench', volumes, journalId: randomBytes(16) });
+  const session = { domain: 'bench', term: 1, id: randomBytes(16) };
+  const commitMs: number[] = [];
+  const journal = await EpochJournal.open(disk, targets, volumes, {
+    onMarker: ({ epoch, bytes }) => {
+      const begun = performance.now();
+      journal.commit(epoch).then(
+        () => {
+          if (bytes > MIB) commitMs.push(performance.now() - begun);
+        },
+        (error: unknown) => console.error(error),
+      );
+    },
+  });
+  if (mode !== 'through') await journal.startSession(session);
+  await serveNbd(journal, {
+    listen: { path: join(folder, 'sock') },
+    log: { info: () => 0, warn: console.error },
+  });
+  let epoch = 0;
+  if (mode === 'epochs') {
+    setInterval(() => {
+      const data = encodeMarker({ domain: 'bench', term: 1, session: session.id, epoch: ++epoch });
+      const sink = { written: () => undefined };
+      journal.submit({ op: DescriptorOp.write, volume: 1, sector: 0, sectors: 8, data, sink });
+      journal.kick();
+    }, 100);
+  }
+  process.on('SIGUSR2', () => {
+    const { counters, usedBytes, indexEntries, indexBytesMax, indexEntriesMax, full } = journal.state();
+    const memory = process.resourceUsage().maxRSS * 1024;
+    const commits = [...commitMs].sort((a, b) => a - b);
+    console.log(
+      JSON.stringify({
+        counters,
+        usedBytes,
+        indexEntries,
+        indexEntriesMax,
+        indexBytesMax,
+        full,
+        maxRssBytes: memory,
+        commits: commits.length,
+        commitMedianMs: commits[commits.length >> 1] ?? null,
+        commitWorstMs: commits[commits.length - 1] ?? null,
+      }),
+    );
+  });
+  console.log('ready');
+}
+
+void main();
