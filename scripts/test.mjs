@@ -4,7 +4,7 @@
  *   node scripts/test.mjs [--suffix .test.ts] [--one-at-a-time] [--limit-minutes N] [WORD...]
  *
  * A WORD selects the files whose path contains it. uvu alone exits 0 for a file that never calls `.run()`,
- * for a suite whose `before` throws, and when there is no file at all, and waits for ever on a leaked
+ * for skipped tests, for a suite whose `before` throws, and when there is no file at all, and waits for ever on a leaked
  * server; each of these is a failure here.
  */
 import { spawn } from 'node:child_process';
@@ -81,6 +81,7 @@ function runFile(file) {
       const total = count(output, 'Total');
       const done = count(output, 'Passed');
       if (code !== 0) problem ??= `ended with ${signal ?? `exit code ${code}`}`;
+      if (count(output, 'Skipped') > 0) problem ??= 'skips tests, which then show nothing';
       if (total === 0) problem ??= 'ran no test';
       if (done !== total) problem ??= `${done} of ${total} tests passed; a hook of the suite failed`;
       resolve({ problem, output, total, done, seconds: (Date.now() - started) / 1000 });

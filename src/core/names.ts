@@ -48,6 +48,8 @@ export const Tags = {
   made: 'remus-drbd',
   fresh: 'remus-drbd.fresh',
   zeroed: 'remus-drbd.zeroed',
+  /** On a meta-data volume: setup has promoted the resource here and has to demote it again. */
+  promoted: 'remus-drbd.promoted',
 } as const;
 
 /** What a volume is called in names: its number, or `barrier`. */

@@ -33,10 +33,7 @@ const PLAIN_STATE_MS = 5_000;
  *
  * @returns the errors, by the job's place; a failing job does not stop the others
  */
-export async function showJobs(
-  jobs: readonly Job[],
-  options: ProgressOptions,
-): Promise<unknown[]> {
+export async function showJobs(jobs: readonly Job[], options: ProgressOptions): Promise<unknown[]> {
   const errors: unknown[] = jobs.map(() => undefined);
   if (options.live) {
     const tasks: ListrTask[] = jobs.map((job, index) => ({

@@ -11,7 +11,6 @@ import { readStatus } from '../../src/commands/status.js';
 import { teardownPair } from '../../src/commands/teardown.js';
 import { ExitCode, OperatorError } from '../../src/core/errors.js';
 import type { Progress } from '../../src/edge/progress.js';
-import type { EmbeddedFault } from '../../src/embedded/sshd.js';
 import { ZERO } from '../../src/embedded/volumes.js';
 import { EmbeddedWorld, type WorldOptions } from '../../src/embedded/world.js';
 import { TEST_LIMITS } from '../edge/support.js';
@@ -179,42 +178,6 @@ test('teardown leaves nothing but the data; with the data named, nothing at all'
     });
   }
 });
-
-/** Where a connection is lost, counted in requests to one host; a whole setup has about 60. */
-const PLACES = Array.from({ length: 10 }, (_, index) => 6 * index);
-
-for (const kind of ['dropBefore', 'dropAfter'] as const) {
-  test(`a connection lost anywhere (${kind}) is survived, or the step is named and the next run finishes`, async () => {
-    let survived = 0;
-    let reported = 0;
-    for (const place of PLACES) {
-      await inWorld({}, async (world, setUp) => {
-        const { sshd } = pairOf(world).hosts[place % 2 === 0 ? 0 : 1];
-        sshd.fault = (_request, index): EmbeddedFault | undefined =>
-          index === place + (kind === 'dropAfter' ? 3 : 0) ? kind : undefined;
-        try {
-          await setUp();
-          survived++;
-        } catch (error) {
-          assert.instance(error, OperatorError, `${place}: ${String(error)}`);
-          assert.is((error as OperatorError).exitCode, ExitCode.unreachable);
-          assert.match(
-            (error as Error).message,
-            /\n {2}step: .*\n {2}state: it (was not run|may or may not have been done)|; what was done before is in place/,
-          );
-          reported++;
-        }
-        sshd.fault = undefined;
-        await setUp();
-        await assertReady(world);
-        assert.equal(await setUp(), []);
-      });
-    }
-    assert.is(survived + reported, PLACES.length);
-    // Reading is repeated by itself; acting is not, because a step may not be safe to do twice unseen.
-    assert.ok(survived > 0 && reported > 0, `survived ${survived}, reported ${reported}`);
-  });
-}
 
 test('a host that is off is reported as unreachable, and the other pair is set up all the same', async () => {
   await inWorld({ pairs: 2, limits: { ...TEST_LIMITS, retries: 1 } }, async (world) => {

@@ -455,7 +455,7 @@ function planZeroes(lane: Lane, host: string, domain: string, volume: VolumeLayo
 function changeTags(
   host: string,
   domain: string,
-  volume: VolumeLayout,
+  volume: Pick<VolumeLayout, 'volumeGroup' | 'dataLv'>,
   remove: string[],
   add: string[],
   reason: string,
@@ -671,6 +671,8 @@ function jointLane(layout: DomainLayout, views: Views): { steps: Step[]; wait?: 
   }
   if (forced) {
     for (const step of firstSync(layout, source)) lane.add(step);
+  } else {
+    for (const { name } of layout.hosts) planDemotion(lane, layout, name);
   }
   if (lane.steps.length > 0) return { steps: lane.steps };
 
@@ -694,10 +696,54 @@ function skipSync(layout: DomainLayout, volume: VolumeLayout, source: string): S
   );
 }
 
-/** Promotion by force is what tells DRBD that this side has the data. Nothing reads or writes meanwhile. */
+/** The LV that carries the note of a promotion. */
+function noteOf(layout: DomainLayout): Pick<VolumeLayout, 'volumeGroup' | 'dataLv'> {
+  const [volume] = layout.volumes;
+  if (volume === undefined) throw new Error(`${layout.domain.name} has no volume`);
+  return { volumeGroup: volume.volumeGroup, dataLv: volume.metaLv };
+}
+
+/** Takes a promotion of setup's back that an earlier run did not get to. A guest that runs is the better reason. */
+function planDemotion(lane: Lane, layout: DomainLayout, host: string): void {
+  const note = noteOf(layout);
+  const domain = layout.domain.name;
+  if (!findVolume(lane.view(host), note.volumeGroup, note.dataLv)?.tags.includes(Tags.promoted)) return;
+  const { guests } = lane.view(host).facts;
+  const guestRuns = known(guests, host, 'the list of guests').some((guest) => guest.name === domain);
+  if (running(lane.view(host), domain)?.role === 'Primary' && !guestRuns) lane.add(demotion(host, domain));
+  lane.add(changeTags(host, domain, note, [Tags.promoted], [], 'the promotion for the first sync is over'));
+}
+
+function demotion(host: string, domain: string): Step {
+  return run(
+    host,
+    domain,
+    `make ${domain} secondary again`,
+    'setup promoted it; the guest’s block script does that when the guest starts',
+    ['drbdadm', 'secondary', domain],
+    (view) => {
+      const resource = running(view, domain);
+      if (resource) resource.role = 'Secondary';
+    },
+  );
+}
+
+/**
+ * Promotion by force is what tells DRBD that this side has the data. Nothing reads or writes meanwhile. The
+ * note goes first, so that a run that dies in between does not leave the resource promoted for good.
+ */
 function firstSync(layout: DomainLayout, source: string): Step[] {
   const domain = layout.domain.name;
+  const note = noteOf(layout);
   return [
+    changeTags(
+      source,
+      domain,
+      note,
+      [],
+      [Tags.promoted],
+      'the resource is about to be promoted for the first sync',
+    ),
     run(
       source,
       domain,
@@ -705,8 +751,9 @@ function firstSync(layout: DomainLayout, source: string): Step[] {
       `neither side has data according to DRBD, and ${source} is the primary in the configuration`,
       ['drbdadm', 'primary', '--force', domain],
       (_view, views) => {
+        const resource = running(viewOf(views, source), domain);
+        if (resource) resource.role = 'Primary';
         for (const { volume } of layout.volumes) {
-          const resource = running(viewOf(views, source), domain);
           const mine = resource?.volumes[volume];
           const peer = resource?.connections[0]?.volumes[volume];
           if (mine?.disk === 'Inconsistent') mine.disk = 'UpToDate';
@@ -715,14 +762,8 @@ function firstSync(layout: DomainLayout, source: string): Step[] {
       },
       MEDIUM_MS,
     ),
-    run(
-      source,
-      domain,
-      `make ${domain} secondary again`,
-      'the guest’s block script promotes it when the guest starts',
-      ['drbdadm', 'secondary', domain],
-      () => undefined,
-    ),
+    demotion(source, domain),
+    changeTags(source, domain, note, [Tags.promoted], [], 'the promotion for the first sync is over'),
   ];
 }
 

@@ -125,6 +125,25 @@ test('the knowledge that both sides are zero goes before it is used: a run that 
   assert.not.ok(rest.includes('drbdadm new-current-uuid --clear-bitmap web/0'));
 });
 
+test('a promotion that a dead run left behind is taken back, unless the guest runs by now', () => {
+  const desired = desiredFrom(EXISTING);
+  const whole = simulate(existingViews({ alpha: EXT4, beta: EMPTY }), planner(desired)).steps;
+  const promoted = commands(whole).indexOf('drbdadm primary --force web') + 1;
+  for (const guestRuns of [false, true]) {
+    const views = existingViews({ alpha: EXT4, beta: EMPTY });
+    simulate(views, planner(desired), promoted);
+    assert.is(resource(views, 'alpha').role, 'Primary');
+    const { guests } = views['alpha']!.facts;
+    if (guestRuns && guests.known) {
+      guests.value.push({ name: 'web', id: 1, memoryBytes: 0, vcpus: 1, state: '-b----' });
+    }
+    const rest = commands(simulate(views, planner(desired)).steps);
+    assert.is(rest.includes('drbdadm secondary web'), !guestRuns);
+    assert.is(rest.at(-1), 'lvchange --deltag remus-drbd.promoted vg0/remus-web-0-md');
+    assert.equal(planSetup(desired, views, nothing), { lanes: [], waits: [] });
+  }
+});
+
 test('zeroes known on one side only: everything is copied', () => {
   const desired = desiredFrom();
   const views = freshViews();
