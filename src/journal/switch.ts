@@ -45,8 +45,8 @@ export interface SwitchStep {
   what: string;
   argv: string[];
   timeoutMs: number;
-  /** What takes it back; null when it changes nothing. */
-  undo: string[] | null;
+  /** What takes it back, in this order; empty when it changes nothing. */
+  undo: string[][];
   /** Looks at the output; returns in words what is wrong with it. */
   check?: (stdout: string) => string | null;
 }
@@ -84,7 +84,7 @@ function loadStep(volume: SwitchVolume, below: string, timeoutMs: number): Switc
     what: `load the table of ${volume.device} on ${below}`,
     argv: ['dmsetup', 'load', volume.device, '--table', table(volume, below)],
     timeoutMs,
-    undo: ['dmsetup', 'clear', volume.device],
+    undo: [['dmsetup', 'clear', volume.device]],
   };
 }
 
@@ -99,13 +99,13 @@ export function planConnect(
       what: `connect ${volume.nbd} to ${volume.exportName}`,
       argv: ['nbd-client', '-unix', socketPath, volume.nbd, '-N', volume.exportName, '-b', '512'],
       timeoutMs,
-      undo: ['nbd-client', '-d', volume.nbd],
+      undo: [['nbd-client', '-d', volume.nbd]],
     },
     {
       what: `compare the size of ${volume.nbd}`,
       argv: ['blockdev', '--getsz', volume.nbd],
       timeoutMs,
-      undo: null,
+      undo: [],
       check: (stdout) =>
         stdout.trim() === String(sectors(volume))
           ? null
@@ -115,7 +115,7 @@ export function planConnect(
       what: `read from ${volume.nbd}`,
       argv: ['dd', `if=${volume.nbd}`, 'of=/dev/null', 'bs=4096', 'count=1', 'iflag=direct', 'status=none'],
       timeoutMs,
-      undo: null,
+      undo: [],
     },
   ]);
 }
@@ -149,7 +149,11 @@ function planExchange(
       // No file system of ours is on it, and freezing one of the guest's is not possible from here.
       argv: ['dmsetup', 'suspend', '--nolockfs', volume.device],
       timeoutMs: options.suspendMs ?? SUSPEND_MS,
-      undo: ['dmsetup', 'resume', volume.device],
+      // Resuming would make a loaded table the active one: it goes first.
+      undo: [
+        ['dmsetup', 'clear', volume.device],
+        ['dmsetup', 'resume', volume.device],
+      ],
     })),
   ];
 }
@@ -159,7 +163,7 @@ function planResume(volumes: readonly SwitchVolume[], timeoutMs: number): Switch
     what: `resume ${volume.device}`,
     argv: ['dmsetup', 'resume', volume.device],
     timeoutMs,
-    undo: null,
+    undo: [],
   }));
 }
 
@@ -211,7 +215,7 @@ class SwitchRun {
   readonly result: SwitchResult = { ran: [], requestsFailed: false };
   private readonly options: SwitchOptions;
   private readonly goal: string;
-  private readonly undos: string[][] = [];
+  private readonly undos: string[][][] = [];
 
   constructor(options: SwitchOptions, goal: string) {
     this.options = options;
@@ -225,7 +229,7 @@ class SwitchRun {
       if (failure === TOOK_TOO_LONG && (await onTimeout?.()) === true) failure = await this.attempt(step);
       if (failure === null) continue;
       // A command that was killed may have done its work all the same.
-      if (failure === TOOK_TOO_LONG && step.undo !== null) this.undos.push(step.undo);
+      if (failure === TOOK_TOO_LONG) this.undos.push(step.undo);
       await this.fail(step.what, failure === TOOK_TOO_LONG ? `no end after ${step.timeoutMs} ms` : failure);
     }
   }
@@ -247,15 +251,15 @@ class SwitchRun {
     for (const [index, step] of steps.entries()) {
       const failure = await this.attempt(step);
       const volume = volumes[index] as SwitchVolume;
-      if (failure === null) {
-        const back = table(volume, before(volume));
-        this.undos.push(
-          ['dmsetup', 'resume', volume.device],
-          ['dmsetup', 'load', volume.device, '--table', back],
+      // A resume that was killed may have done its work.
+      if (failure === null || failure === TOOK_TOO_LONG) {
+        this.undos.push([
           ['dmsetup', 'suspend', '--nolockfs', volume.device],
-        );
-        continue;
+          ['dmsetup', 'load', volume.device, '--table', table(volume, before(volume))],
+          ['dmsetup', 'resume', volume.device],
+        ]);
       }
+      if (failure === null) continue;
       await this.fail(step.what, failure === TOOK_TOO_LONG ? `no end after ${step.timeoutMs} ms` : failure);
     }
   }
@@ -275,13 +279,13 @@ class SwitchRun {
     const { code, stdout, stderr } = await this.options.exec(step.argv, { timeoutMs: step.timeoutMs });
     if (code === null) return TOOK_TOO_LONG;
     if (code !== 0) return `exit code ${code}: ${stderr.trim() || stdout.trim() || 'no output'}`;
-    if (step.undo !== null) this.undos.push(step.undo);
+    this.undos.push(step.undo);
     return step.check?.(stdout) ?? null;
   }
 
   private async fail(what: string, why: string): Promise<never> {
     const left: string[] = [];
-    for (const argv of [...this.undos].reverse()) {
+    for (const argv of [...this.undos].reverse().flat()) {
       this.result.ran.push(argv.join(' '));
       const { code, stderr } = await this.options.exec(argv, {
         timeoutMs: this.options.timeoutMs ?? TIMEOUT_MS,

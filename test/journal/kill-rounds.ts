@@ -34,7 +34,10 @@ class Control {
   constructor(path: string) {
     this.socket = connect(path);
     this.socket.on('error', () => undefined);
-    createInterface({ input: this.socket }).on('line', (line) => {
+    const lines = createInterface({ input: this.socket });
+    // Node passes the socket's error on.
+    lines.on('error', () => undefined);
+    lines.on('line', (line) => {
       const answer = JSON.parse(line) as Record<string, unknown>;
       if (typeof answer['id'] === 'number') this.waiting.get(answer['id'])?.(answer);
     });
