@@ -166,7 +166,7 @@ async function resourceStates(): Promise<void> {
   await both('drbdadm disk-options --c-plan-ahead=0 --resync-rate=500K web');
   await alpha.sh('drbdadm primary --force web');
   await alpha.waitFor('some progress', "grep -Eq 'cs:SyncSource' /proc/drbd");
-  await alpha.waitFor('some progress', "grep -Eq ' done:[1-9]' <<E\n$(drbdsetup status web --verbose)\nE");
+  await alpha.waitFor('some progress', hasStatus(' done:[1-9]'));
   await captureState('alpha', 'sync-source');
   await captureState('beta', 'sync-target');
   await both('drbdadm pause-sync web');
