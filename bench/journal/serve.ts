@@ -76,6 +76,7 @@ async function main(): Promise<void> {
       }),
     );
   });
+  process.on('SIGTERM', () => process.exit(0));
   console.log('ready');
 }
 
