@@ -279,6 +279,7 @@ async function writeReadme(): Promise<void> {
 
 const parts = [plainHost, signatures, makeVolumes, metaData, resourceStates, guestOnResource, brokenStates];
 const words = process.argv.slice(2);
+await lab.reserve(console.log);
 if (words.length === 0) rmSync(target, { recursive: true, force: true });
 for (const part of parts) {
   if (words.length > 0 && !words.includes(part.name)) continue;

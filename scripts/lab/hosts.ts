@@ -18,8 +18,7 @@
 import {
   existsSync,
   mkdirSync,
-  openSync,
-  closeSync,
+  linkSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -349,34 +348,60 @@ export interface HostStatus {
 
 const saveAttemptsMax = 3;
 
+/** Held while the lab is built, started or stopped. */
 const lockPath = join(cacheDirectory, 'lock');
+/** Held by a run of tests for as long as it lasts: nobody else may change the lab under it. */
+const reservationPath = join(cacheDirectory, 'reserved');
+/** Tells the children of the holder of the reservation that it is theirs. */
+const reservationVariable = 'REMUS_LAB_RESERVED_BY';
 
-/** Runs `work` while no other process builds, starts or stops the lab. A lock left by a dead process is taken. */
-async function locked<T>(say: Say, work: () => Promise<T>): Promise<T> {
+function holderOf(path: string): ProcessIdentity | undefined {
+  try {
+    const holder = JSON.parse(readFileSync(path, 'utf8')) as ProcessIdentity;
+    return isAlive(holder) ? holder : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Waits for a lock and takes it; one whose holder is dead is free. It comes to be with its content in it. */
+async function takeLock(path: string, say: Say, timeoutMs: number): Promise<void> {
   mkdirSync(cacheDirectory, { recursive: true });
+  const own = `${path}.${process.pid}`;
   let told = false;
   const take = () => {
     try {
-      const file = openSync(lockPath, 'wx');
-      writeFileSync(file, JSON.stringify(ownIdentity()));
-      closeSync(file);
+      linkSync(own, path);
       return true;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     }
-    let holder: ProcessIdentity | undefined;
-    try {
-      holder = JSON.parse(readFileSync(lockPath, 'utf8')) as ProcessIdentity;
-    } catch {
-      // Being written, or just removed: look again.
-      return false;
-    }
-    if (!isAlive(holder)) rmSync(lockPath, { force: true });
+    const holder = holderOf(path);
+    if (holder === undefined) rmSync(path, { force: true });
     else if (!told) say(`waiting for process ${holder.pid}, which is at work on the lab`);
-    told = true;
+    told = holder !== undefined;
     return false;
   };
-  await until('the lab to be free', take, limits.buildStepMs);
+  writeFileSync(own, JSON.stringify(ownIdentity()));
+  try {
+    await until('the lab to be free', take, timeoutMs);
+  } finally {
+    rmSync(own, { force: true });
+  }
+}
+
+/** @throws Error when a run of tests that we are no part of has reserved the lab */
+function assertNotReserved(): void {
+  const holder = holderOf(reservationPath);
+  if (holder === undefined || holder.pid === process.pid) return;
+  if (process.env[reservationVariable] === String(holder.pid)) return;
+  throw new Error(`the lab is in use by process ${holder.pid}; nothing was changed. Wait for it to end.`);
+}
+
+/** Runs `work` while no other process builds, starts or stops the lab. */
+async function locked<T>(say: Say, work: () => Promise<T>): Promise<T> {
+  assertNotReserved();
+  await takeLock(lockPath, say, limits.buildStepMs);
   try {
     return await work();
   } finally {
@@ -539,6 +564,18 @@ export const lab = {
     return new LabHost(name);
   },
 
+  /**
+   * Keeps everyone else from changing the lab until this process ends; its children may. Waits for another
+   * reservation to end.
+   */
+  async reserve(say: Say = silent): Promise<void> {
+    const holder = holderOf(reservationPath);
+    if (holder && process.env[reservationVariable] === String(holder.pid)) return;
+    await takeLock(reservationPath, say, limits.reservationMs);
+    process.env[reservationVariable] = String(process.pid);
+    process.on('exit', () => rmSync(reservationPath, { force: true }));
+  },
+
   /** Both hosts run and answer when this returns; what runs already is left alone. */
   up(say: Say = silent): Promise<void> {
     return locked(say, async () => {
@@ -588,6 +625,7 @@ export const lab = {
 
   /** A power cut. What the host had written to its disks, flushed or not, is on them afterwards. */
   async cut(name: HostName): Promise<void> {
+    assertNotReserved();
     await new Machine(name, runDirectory).cut();
   },
 
@@ -598,6 +636,7 @@ export const lab = {
 
   /** A clean reboot, waited for. */
   async reboot(name: HostName): Promise<void> {
+    assertNotReserved();
     const machine = new Machine(name, runDirectory);
     const host = new LabHost(name);
     await machine.monitor(async (qmp) => {
@@ -611,8 +650,9 @@ export const lab = {
   },
 
   /** Plugs or pulls the cable between the hosts, at both ends. */
-  link(up: boolean): Promise<void> {
-    return setLink(hostNames, up);
+  async link(up: boolean): Promise<void> {
+    assertNotReserved();
+    await setLink(hostNames, up);
   },
 
   status(): HostStatus[] {

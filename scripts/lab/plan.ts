@@ -83,6 +83,8 @@ export const limits = {
   commandMs: 300_000,
   /** Building the image from packages; about two minutes were seen. */
   buildStepMs: 1_800_000,
+  /** A run of tests by someone else. */
+  reservationMs: 7_200_000,
   /** QEMU answering on its monitor, or ending after SIGKILL. */
   processMs: 60_000,
 } as const;

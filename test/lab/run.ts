@@ -70,6 +70,7 @@ const files = readdirSync(directory)
   .filter((file) => names.length === 0 || names.some((name) => file.includes(name)))
   .sort();
 
+await lab.reserve(say);
 await (words.includes('--fresh') ? lab.fresh(say) : lab.up(say));
 
 let passed = 0;
