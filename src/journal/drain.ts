@@ -60,6 +60,8 @@ export interface DrainContext {
   failed: (volume: number, error: unknown) => void;
 }
 
+/** Nothing has arrived for so long: nobody is disturbed. */
+const IDLE_MS = 5;
 const RUN_BYTES_MAX = 1 << 20;
 const RUN_PIECES_MAX = 512;
 const RUNS_AT_ONCE = 4;
@@ -79,6 +81,7 @@ export class Drain {
   private readonly buffer: Buffer;
   private drainedSince = 0;
   private arrivedAtLook = 0;
+  private lastArrivalMs = -Infinity;
   private allowance = 0;
 
   constructor(context: DrainContext, options: Partial<DrainOptions>) {
@@ -320,8 +323,10 @@ export class Drain {
       if (this.stopped) throw new Stopped('draining was stopped');
       const arrived = counters.writtenBytes - this.arrivedAtLook;
       this.arrivedAtLook = counters.writtenBytes;
+      const now = clock.monotonicMs();
+      if (arrived > 0) this.lastArrivalMs = now;
       const used = this.context.usedFraction();
-      if (this.urgent || arrived === 0 || used > 0.75) {
+      if (this.urgent || now - this.lastArrivalMs > IDLE_MS || used > 0.75) {
         this.allowance = 0;
         return;
       }

@@ -20,10 +20,10 @@ import { BLOCK_BYTES } from '../core/journal/types.js';
 import type { Disk } from '../core/journal/types.js';
 import { native } from './native.js';
 
-/** A write that takes longer than this was not only a copy. */
-const SLOW_WRITE_MS = 5;
+/** A write that takes longer than this was not only a copy, nor one that the scheduler interrupted. */
+const SLOW_WRITE_MS = 20;
 /** How long writes then go through the pool. */
-const POOL_FOR_MS = 1000;
+const POOL_FOR_MS = 250;
 /** Linux takes no more pieces in one call. */
 const PIECES_MAX = 1024;
 const BOUNCE_BYTES = 1 << 20;

@@ -519,6 +519,36 @@ test('a discard covers a write that was on its way', async () => {
   assert.is((await bench.read(8, 1))[0], 0);
 });
 
+test('while writes keep arriving, a drain takes only its share; without any it takes all there is', async () => {
+  for (const busy of [true, false]) {
+    const bench = new Bench(
+      [
+        { name: 'a', sizeBytes: 8 * MIB, barrier: false },
+        { name: 'barrier', sizeBytes: 8 * KIB, barrier: true },
+      ],
+      16 * MIB,
+    );
+    await bench.start({ drain: { sliceBytes: 16 * KIB, spanBytes: 256 * KIB } });
+    await bench.session();
+    // Every second block, so that nothing merges to long runs.
+    for (let block = 0; block < 512; block++) bench.write(block * 16, 8, 1);
+    bench.marker(1);
+    await bench.run(bench.live.commit(1));
+    const before = bench.live.state().counters;
+    for (let step = 0; step < 1200; step++) {
+      if (busy && step % 3 === 0) bench.write(8192 + (step % 512) * 8, 8, 2);
+      await bench.world.step(() => 0);
+    }
+    const after = bench.live.state().counters;
+    const drained = after.drainedBytes - before.drainedBytes;
+    const arrived = after.writtenBytes - before.writtenBytes;
+    if (busy)
+      assert.ok(drained > 0 && drained < arrived * 0.6, `${drained} drained while ${arrived} arrived`);
+    else assert.is(drained, 512 * 4096 + 4096);
+    assert.ok(bench.live.state().usedBytes / bench.live.state().totalBytes < 0.35);
+  }
+});
+
 test('closing refuses what comes after, and loses nothing that came before', async () => {
   const bench = await new Bench().start();
   bench.slow = true;

@@ -125,6 +125,19 @@ served('writes and reads of 32 MiB go through in pieces', async ({ connect, serv
   assert.is(server.connectionCount, 1);
 });
 
+served('nothing comes between the pieces of a long read', async ({ connect }) => {
+  const client = await connect();
+  const data = pattern(4 * MIB, 3);
+  await client.write(0, data);
+  const writes = Array.from({ length: 64 }, (_, index) =>
+    client.write(8 * MIB + index * 4096, pattern(4096, index), CommandFlag.fua),
+  );
+  const long = client.read(0, 4 * MIB);
+  const more = Array.from({ length: 64 }, (_, index) => client.read(8 * MIB + index * 4096, 4096));
+  assert.ok((await long).data.equals(data));
+  for (const { error } of await Promise.all([...writes, ...more])) assert.is(error, 0);
+});
+
 served('many requests in flight are all answered, whatever their order', async ({ connect }) => {
   const client = await connect();
   const writes = Array.from({ length: 2000 }, (_, index) =>
