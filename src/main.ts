@@ -135,6 +135,8 @@ function program(): Command {
       exitCode = await runStatus({ ...terminalOf(command), print });
     });
 
+  addJournal(root);
+
   root
     .command('demo')
     .description(
@@ -145,6 +147,87 @@ function program(): Command {
       exitCode = await runDemo({ json: terminalOf(command).json, print });
     });
   return root;
+}
+
+/** The epoch journal of one domain, on the host that has it. */
+function addJournal(root: Command): void {
+  const journal = root.command('journal').description('look at, recover, make or serve an epoch journal');
+  const show = (line: string): void => void process.stderr.write(`${line}\n`);
+
+  for (const verb of ['inspect', 'verify'] as const) {
+    journal
+      .command(verb)
+      .description(verb === 'inspect' ? 'what is in a journal' : 'whether a journal is sound')
+      .argument('<path>', 'the file or device')
+      .action(async (path: string, _options: unknown, command: Command) => {
+        const { inspectJournal, journalReportText, verifyExitCode } = await import('./commands/journal.js');
+        const report = await inspectJournal(path, Date.now());
+        const { json } = terminalOf(command);
+        print(json ? JSON.stringify(report, null, 2) : journalReportText(report, verb === 'verify'));
+        if (verb === 'verify') exitCode = verifyExitCode(report);
+      });
+  }
+
+  journal
+    .command('recover')
+    .description('end the session that a crash left in a journal; safe to run again')
+    .argument('<file>', "the journal's configuration, JSON")
+    .option('--forward', 'all that was written counts: the primary goes on')
+    .option('--back', 'only what was committed counts: this host takes over')
+    .option('--marked', 'the discarded blocks were written back through DRBD: forget them')
+    .action(
+      async (
+        configPath: string,
+        options: { forward?: true; back?: true; marked?: true },
+        command: Command,
+      ) => {
+        if ((options.forward === true) === (options.back === true)) {
+          throw new OperatorError(
+            'journal recover needs to be told which way: --forward or --back; nothing was changed',
+            ExitCode.usage,
+          );
+        }
+        const { recoverJournal, recoverReportText } = await import('./commands/journal.js');
+        const report = await recoverJournal({
+          configPath,
+          direction: options.forward === true ? 'forward' : 'back',
+          marked: options.marked === true,
+          progress: show,
+        });
+        print(terminalOf(command).json ? JSON.stringify(report, null, 2) : recoverReportText(report));
+      },
+    );
+
+  journal
+    .command('format')
+    .description('make an empty journal')
+    .argument('<file>', "the journal's configuration, JSON")
+    .option('--overwrite', 'although something is there')
+    .action(async (configPath: string, options: { overwrite?: true }) => {
+      const { formatJournalFrom } = await import('./commands/journal.js');
+      await formatJournalFrom({ configPath, overwrite: options.overwrite === true, progress: show });
+    });
+
+  journal
+    .command('serve')
+    .description('serve a journal over NBD until it is told to stop')
+    .argument('<file>', "the journal's configuration, JSON")
+    .action(async (configPath: string, _options: unknown, command: Command) => {
+      const [{ serveJournal }, { closeLog, createLog }] = await Promise.all([
+        import('./commands/journal-serve.js'),
+        import('./edge/log.js'),
+      ]);
+      const { json, logLevel } = terminalOf(command);
+      const log = createLog({ level: logLevel, json });
+      try {
+        const running = await serveJournal({ configPath, log, protect: true });
+        const stop = (): void => void running.stop();
+        process.once('SIGTERM', stop).once('SIGINT', stop);
+        await running.stopped;
+      } finally {
+        await closeLog(log);
+      }
+    });
 }
 
 async function main(argv: string[]): Promise<ExitCode> {

@@ -256,15 +256,37 @@ export function recoverReportText(report: RecoverReport): string {
   return lines.join('\n');
 }
 
-/** Makes an empty journal, over whatever the file or device holds. */
-export async function formatJournalFrom(
-  configPath: string,
-  progress?: (line: string) => void,
-): Promise<void> {
-  const config = await readJournalConfig(configPath);
+export interface FormatOptions {
+  configPath: string;
+  /** Go ahead although something is there. */
+  overwrite?: boolean;
+  progress?: (line: string) => void;
+}
+
+/** This much of a file or device is looked at before a journal is made on it. */
+const LOOKED_AT_BYTES = 1 << 20;
+
+/**
+ * Makes an empty journal.
+ * @throws OperatorError `refused` when the start of the file or device is not all zeroes and `overwrite` is not
+ *   given: it may be a journal with writes in it, or a disk that was named by mistake
+ */
+export async function formatJournalFrom(options: FormatOptions): Promise<void> {
+  const config = await readJournalConfig(options.configPath);
   const { disk, close } = await openDisks(config);
+  const { progress } = options;
   let shownAt = performance.now();
   try {
+    const start = Buffer.alloc(Math.min(LOOKED_AT_BYTES, disk.sizeBytes));
+    await disk.read(start, 0);
+    const firstDataAt = start.findIndex((byte) => byte !== 0);
+    if (firstDataAt >= 0 && options.overwrite !== true) {
+      throw new OperatorError(
+        `${config.journal}: refusing to make a journal there: it holds something (at byte ${firstDataAt}); nothing was changed. ` +
+          `"remus-drbd journal inspect ${config.journal}" tells whether it is a journal; "--overwrite" if it can be lost.`,
+        ExitCode.refused,
+      );
+    }
     await formatJournal(disk, {
       domain: config.domain,
       volumes: volumeSpecs(config),

@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
+  formatJournalFrom,
   inspectJournal,
   journalReportText,
   recoverJournal,
@@ -230,5 +231,25 @@ test('a control line that is wrong ends the connection and nothing else', () =>
       await running.stop();
     }
   }));
+
+test('a journal is never made over something, unless that is said', async () => {
+  const place = await makeWorkplace();
+  try {
+    const before = await readFile(place.journalPath);
+    try {
+      await formatJournalFrom({ configPath: place.configPath });
+      assert.unreachable('it was not refused');
+    } catch (error) {
+      assert.instance(error, OperatorError);
+      assert.is((error as OperatorError).exitCode, ExitCode.refused);
+      assert.match((error as OperatorError).message, /refusing to make a journal there: it holds something/);
+    }
+    assert.equal(Buffer.compare(await readFile(place.journalPath), before), 0);
+    await formatJournalFrom({ configPath: place.configPath, overwrite: true });
+    assert.is(verifyExitCode(await inspectJournal(place.journalPath, Date.now())), ExitCode.ok);
+  } finally {
+    await place.remove();
+  }
+});
 
 test.run();

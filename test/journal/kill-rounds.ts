@@ -9,6 +9,7 @@
  *   volumes, and the commit is none older than the last one confirmed;
  * - told again, recovery reports the same.
  */
+import { tmpdir } from 'node:os';
 import { spawn } from 'node:child_process';
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
@@ -129,7 +130,8 @@ async function live(
           '--verify=crc32c',
           '--do_verify=0',
         ],
-        { stdio: 'ignore' },
+        // fio leaves files in its working folder.
+        { stdio: 'ignore', cwd: tmpdir() },
       )
     : null;
   const fioEnded =

@@ -54,10 +54,16 @@ export interface Output {
 
 export function runTool(command: string, args: readonly string[], timeoutMs = 60_000): Promise<Output> {
   return new Promise((resolve) => {
-    execFile(command, args, { timeout: timeoutMs, maxBuffer: 64 * MIB }, (error, stdout, stderr) => {
-      const code = error === null ? 0 : typeof error.code === 'number' ? error.code : -1;
-      resolve({ code, text: stdout + stderr });
-    });
+    // fio leaves files in its working folder.
+    execFile(
+      command,
+      args,
+      { timeout: timeoutMs, maxBuffer: 64 * MIB, cwd: tmpdir() },
+      (error, stdout, stderr) => {
+        const code = error === null ? 0 : typeof error.code === 'number' ? error.code : -1;
+        resolve({ code, text: stdout + stderr });
+      },
+    );
   });
 }
 
@@ -113,7 +119,7 @@ export async function makeWorkplace(
       ...options.extra,
     }),
   );
-  await formatJournalFrom(place.configPath);
+  await formatJournalFrom({ configPath: place.configPath });
   return place;
 }
 

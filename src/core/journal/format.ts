@@ -26,7 +26,7 @@ const SUPER_DOMAIN_BYTES = 62;
 
 const SESSION_ENDS: readonly SessionEnd[] = ['none', 'forward', 'back'];
 
-export const FRAME_HEADER_BYTES = 80;
+const FRAME_HEADER_BYTES = 80;
 export const DESCRIPTOR_BYTES = 16;
 /** A session frame carries the session's id where a data frame has its first descriptor. */
 export const SESSION_ID_OFFSET = FRAME_HEADER_BYTES;
