@@ -6,7 +6,17 @@ import { finding, type Finding } from './check.js';
 import { drbdFamily, drbdVersion } from './check-host.js';
 import type { ConfiguredResource, HostFacts, LogicalVolume } from './facts.js';
 import type { DomainLayout, VolumeLayout } from './model.js';
-import { lvPath, mapperPath, metaBytes, resourcePath, Tags, unitName, VOLUMES_PER_DOMAIN } from './names.js';
+import {
+  dataBytes,
+  lvPath,
+  mapperPath,
+  metaBytes,
+  resourcePath,
+  SPARE_BYTES,
+  Tags,
+  unitName,
+  VOLUMES_PER_DOMAIN,
+} from './names.js';
 import { contentProblem } from './setup/content.js';
 import { formatSize } from './units.js';
 
@@ -24,6 +34,8 @@ interface NeededLv {
   sizeBytes: number | undefined;
   /** Setup makes it; otherwise the user has to. */
   make: boolean;
+  /** Setup extends it by an extent, see `mapperBytes`. */
+  extend?: boolean;
 }
 
 export function storageFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
@@ -45,13 +57,21 @@ function neededLvs(layout: DomainLayout, volumes: readonly LogicalVolume[]): Nee
   const make = layout.domain.engine === 'journal';
   const needed = layout.volumes.flatMap((volume): NeededLv[] => {
     const { volumeGroup, dataLv, metaLv, makeData } = volume;
-    const dataBytes = makeData ? volume.sizeBytes : findLv(volumes, volumeGroup, dataLv)?.sizeBytes;
+    const existing = findLv(volumes, volumeGroup, dataLv);
+    const bytes = makeData ? volume.sizeBytes : existing && dataBytes(existing.sizeBytes, existing.tags);
+    const spare = makeData && volume.role === 'disk' ? SPARE_BYTES : 0;
     return [
-      { volumeGroup, name: dataLv, sizeBytes: dataBytes, make: make && makeData },
+      {
+        volumeGroup,
+        name: dataLv,
+        sizeBytes: bytes === undefined ? undefined : bytes + spare,
+        make: make && makeData,
+        extend: make && !makeData,
+      },
       {
         volumeGroup,
         name: metaLv,
-        sizeBytes: dataBytes === undefined ? undefined : metaBytes(dataBytes),
+        sizeBytes: bytes === undefined ? undefined : metaBytes(bytes),
         make,
       },
     ];
@@ -98,15 +118,21 @@ function lvmFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
       continue;
     }
     const missing = here.filter((lv) => lv.make && !findLv(logicalVolumes.value, name, lv.name));
-    const bytes = missing.reduce((sum, lv) => sum + roundUp(lv.sizeBytes ?? 0, group.extentBytes), 0);
+    const extended = here.filter(({ extend, name: lvName }) => {
+      const found = findLv(logicalVolumes.value, name, lvName);
+      return extend === true && found !== undefined && !found.tags.some((tag) => tag.startsWith(Tags.data));
+    });
+    const bytes =
+      missing.reduce((sum, lv) => sum + roundUp(lv.sizeBytes ?? 0, group.extentBytes), 0) +
+      extended.length * group.extentBytes;
     findings.push(
       finding(
         'volume-group',
         bytes <= group.freeBytes ? 'pass' : 'fail',
         `${size(group.freeBytes)} free in ${name}`,
-        missing.length === 0
+        bytes === 0
           ? 'nothing: all LVs are there'
-          : `${size(bytes)} for ${missing.map((lv) => lv.name).join(', ')}`,
+          : `${size(bytes)} for ${[...missing, ...extended].map((lv) => lv.name).join(', ')}`,
         `add a device to it (vgextend ${name} DEVICE), or make the disks or the journal smaller`,
       ),
     );
@@ -309,7 +335,7 @@ export function storagePairFindings(layout: DomainLayout, reached: readonly Host
       const found = facts.logicalVolumes.known
         ? findLv(facts.logicalVolumes.value, volume.volumeGroup, volume.dataLv)
         : undefined;
-      return found ? [{ host: facts.host, bytes: found.sizeBytes }] : [];
+      return found ? [{ host: facts.host, bytes: dataBytes(found.sizeBytes, found.tags) }] : [];
     });
     const [a, b] = sizes;
     if (!a || !b) return [];

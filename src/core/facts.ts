@@ -695,12 +695,14 @@ function deviceContent(wipefs: ProbeResult, sample: ProbeResult): DeviceContent 
  * end without any complaint means that.
  */
 function metaDataState({ exitCode, stdout, stderr }: ProbeResult, device: string): MetaDataState {
-  if (stdout.trim() !== '') return parseDrbdmeta(stdout);
   const reason = firstLine(stderr) || `exit code ${exitCode}`;
+  // While it is attached, drbdmeta asks whether to go on, hears nothing, and says "Operation canceled." on
+  // standard output.
+  if (/resource busy/i.test(stderr)) return { state: 'busy', reason };
+  if (stdout.trim() !== '') return parseDrbdmeta(stdout);
   if (stderr.trim() === '') return exitCode === 0 ? { state: 'none' } : { state: 'unreadable', reason };
   if (reason.startsWith('find:') && reason.includes(device) && reason.includes(NO_SUCH_FILE)) {
     return { state: 'absent' };
   }
-  if (/resource busy/.test(stderr)) return { state: 'busy', reason };
   return { state: 'unreadable', reason };
 }

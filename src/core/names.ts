@@ -48,9 +48,30 @@ export const Tags = {
   made: 'remus-drbd',
   fresh: 'remus-drbd.fresh',
   zeroed: 'remus-drbd.zeroed',
+  /**
+   * With a number of bytes behind it, on a volume of the user's: how large it was before setup gave it its spare
+   * extent.
+   */
+  data: 'remus-drbd.data=',
   /** On a meta-data volume: setup has promoted the resource here and has to demote it again. */
   promoted: 'remus-drbd.promoted',
 } as const;
+
+/**
+ * DRBD 8.4 forgets the last bitmap word (64 blocks of 4 KiB) of a device at every attach when the device is a
+ * whole number of such words: `bm_count_bits` in the kernel's drbd_bitmap.c clears it with an empty mask. Blocks
+ * that are out of sync there would never be resynchronised. Seen on real hosts; so no device below DRBD may have
+ * such a size.
+ */
+export const BITMAP_WORD_BYTES = 64 * 4096;
+
+/** What a data LV has at least beyond what the guest's disk has to hold, for `mapperBytes` to leave out. */
+export const SPARE_BYTES = 4096;
+
+/** Size of the device-mapper device over an LV, as `remus-devices` makes it. */
+export function mapperBytes(lvBytes: number): number {
+  return lvBytes % BITMAP_WORD_BYTES === 0 ? lvBytes - SPARE_BYTES : lvBytes;
+}
 
 /** What a volume is called in names: its number, or `barrier`. */
 function volumeLabel(volume: number): string {
@@ -110,13 +131,26 @@ export function defaultMinor(port: number): number {
   return (port - PORT_MIN) * VOLUMES_PER_DOMAIN;
 }
 
+/** The spare extent is larger in groups with larger extents; nobody makes them larger than this. */
+const EXTENT_BYTES_MAX = 64 * 1024 * 1024;
+
+/**
+ * A data LV's size without the spare extent that setup gave it.
+ *
+ * @param tags of the LV
+ */
+export function dataBytes(sizeBytes: number, tags: readonly string[]): number {
+  const noted = tags.find((tag) => tag.startsWith(Tags.data))?.slice(Tags.data.length);
+  return noted !== undefined && /^[0-9]{1,16}$/.test(noted) ? Number(noted) : sizeBytes;
+}
+
 /**
  * Smallest size of DRBD's flexible external meta-data for one peer: a bit for each 4 KiB of data, the 32
  * KiB activity log and the superblock ("Metadata" in the DRBD user's guide, "estimating meta data size"),
  * rounded up to whole extents of 4 MiB.
  */
 export function metaBytes(dataBytes: number): number {
-  const sectors = Math.ceil(dataBytes / 512);
+  const sectors = Math.ceil((dataBytes + EXTENT_BYTES_MAX) / 512);
   const needed = (Math.ceil(sectors / 2 ** 18) * 8 + 72) * 512;
   const extent = 4 * 1024 * 1024;
   return Math.ceil(needed / extent) * extent;

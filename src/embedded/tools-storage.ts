@@ -20,6 +20,7 @@ export const storageTools: [string, Tool][] = [
   ],
   ['lvcreate', lvcreate],
   ['lvchange', lvchange],
+  ['lvextend', lvextend],
   ['lvremove', lvremove],
   ['blkdiscard', blkdiscard],
   ['wipefs', wipefs],
@@ -138,6 +139,21 @@ function lvchange(machine: EmbeddedMachine, args: readonly string[]): EmbeddedRe
     else throw new NotModelled(`lvchange ${option} ${value}`);
   }
   return printed(`  Logical volume ${name} changed.\n`);
+}
+
+function lvextend(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+  const { options, rest } = parse(args, []);
+  const [name = ''] = rest;
+  const asked = Number(/^(\d+)b$/.exec(options.find(([key]) => key === '--size')?.[1] ?? '')?.[1]);
+  const lv = findLv(machine, name);
+  const vg = machine.volumeGroups.find((one) => one.name === lv?.volumeGroup);
+  if (lv === undefined || vg === undefined) return notFound(name);
+  if (options.length !== 1 || !(asked > 0)) throw new NotModelled(`lvextend ${args.join(' ')}`);
+  const sizeBytes = Math.ceil(asked / vg.extentBytes) * vg.extentBytes;
+  if (sizeBytes <= lv.sizeBytes) return failed(5, `  New size given is not larger than existing size\n`);
+  if (sizeBytes - lv.sizeBytes > freeBytes(vg)) return failed(5, '  Insufficient free space\n');
+  lv.sizeBytes = sizeBytes;
+  return printed(`  Logical volume ${name} successfully resized.\n`);
 }
 
 function lvremove(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {

@@ -115,8 +115,8 @@ test('the pair as setup leaves it passes too', () => {
       open: true,
     });
     facts.logicalVolumes = known([
-      { ...goodLv(), open: true },
-      lv('remus-web-0', GIB, '254:4'),
+      { ...goodLv(), open: true, sizeBytes: 2 * GIB + 4 * MIB, tags: [`remus-drbd.data=${2 * GIB}`] },
+      lv('remus-web-0', GIB + 4 * MIB, '254:4'),
       lv('remus-web-0-md', 4 * MIB, '254:5'),
       lv('remus-web-1-md', 4 * MIB, '254:6'),
       lv('remus-web-barrier', 4 * MIB, '254:7'),
@@ -1256,13 +1256,13 @@ test('the space that is needed is that of what is missing, in whole extents', ()
   const input = goodInput();
   const group = (): CheckResult | undefined =>
     run(input).find((result) => result.id === 'volume-group' && result.host === 'beta');
-  // The new disk, the journal, the barrier, and three meta-data LVs.
-  const needed = GIB + GIB + 4 * MIB + 3 * 4 * MIB;
+  // The new disk, the journal, the barrier, three meta-data LVs, and the spare extents of both disks.
+  const needed = GIB + GIB + 4 * MIB + 3 * 4 * MIB + 2 * 4 * MIB;
   valueOf(input.beta.volumeGroups)[0]!.freeBytes = needed;
   assert.is(group()?.verdict, 'pass');
   valueOf(input.beta.volumeGroups)[0]!.freeBytes = needed - 4 * MIB;
   assert.is(group()?.verdict, 'fail');
-  assert.match(group()?.needed ?? '', /^2064MiB for remus-web-0, /);
+  assert.match(group()?.needed ?? '', /^2072MiB for remus-web-0, .*, web-data$/);
   valueOf(input.beta.volumeGroups)[0]!.freeBytes = needed;
   valueOf(input.beta.volumeGroups)[0]!.extentBytes = 32 * MIB;
   assert.is(group()?.verdict, 'fail');

@@ -12,9 +12,9 @@ const file = [
   '15 remus-web-barrier /dev/vg0/remus-web-barrier',
 ].join('\n');
 const tables = {
-  'remus-web-0': '0 8192 linear 253:16 0',
-  'remus-web-1': '0 8192 linear 253:17 0',
-  'remus-web-barrier': '0 8192 linear 253:18 0',
+  'remus-web-0': '0 8184 linear 253:16 0',
+  'remus-web-1': '0 8184 linear 253:17 0',
+  'remus-web-barrier': '0 8184 linear 253:18 0',
 };
 const names = Object.keys(tables) as (keyof typeof tables)[];
 const active = 'var/lib/remus-drbd/web/journal-active';
@@ -77,7 +77,7 @@ class Host extends HostTree {
 
 const creates = names.map((name) => {
   const lv = name === 'remus-web-1' ? 'data' : name;
-  return `dmsetup create ${name} --table 0 8192 linear /dev/vg0/${lv} 0`;
+  return `dmsetup create ${name} --table 0 8184 linear /dev/vg0/${lv} 0`;
 });
 const removes = names.map((name) => `dmsetup remove --retry ${name}`);
 
@@ -117,7 +117,7 @@ for (const shell of shells) {
     host.table('remus-web-1', ''); // created, its table not loaded yet
     host.ok('map');
     assert.equal(host.changes(), [
-      'dmsetup load remus-web-1 --table 0 8192 linear /dev/vg0/data 0',
+      'dmsetup load remus-web-1 --table 0 8184 linear /dev/vg0/data 0',
       'dmsetup resume remus-web-1',
       creates[2],
     ]);
@@ -125,27 +125,27 @@ for (const shell of shells) {
   });
 
   on('map leaves a receiver’s device alone and says so', (host) => {
-    host.table('remus-web-1', '0 8192 linear 43:32 0');
+    host.table('remus-web-1', '0 8184 linear 43:32 0');
     const result = host.call('map');
     assert.is(result.status, 0);
-    assert.match(result.stderr, /remus-web-1: held by a receiver \(0 8192 linear 43:32 0\); left alone/);
+    assert.match(result.stderr, /remus-web-1: held by a receiver \(0 8184 linear 43:32 0\); left alone/);
     assert.equal(host.changes(), [creates[0], creates[2]]);
   });
 
   for (const table of [
-    '0 8192 linear 253:99 0',
-    '0 8192 linear 253:17 8',
+    '0 8184 linear 253:99 0',
+    '0 8184 linear 253:17 8',
     '0 4096 linear 253:17 0',
-    '0 8192 linear 2534:17 0',
-    '0 8192 linear 430:17 0',
-    '0 8192 linear 253:170 0',
+    '0 8184 linear 2534:17 0',
+    '0 8184 linear 430:17 0',
+    '0 8184 linear 253:170 0',
     '0 8192 striped 2 128 43:0 0 43:1 0',
     '0 4096 linear 253:17 0\n4096 4096 linear 43:0 0',
     '0 8192 error',
   ]) {
     on(`map refuses the table ${JSON.stringify(table)}`, (host) => {
       host.table('remus-web-1', table);
-      host.fails('map', 1, /remus-web-1: its table is '0 [^]*'; needed is '0 8192 linear 253:17 0'/);
+      host.fails('map', 1, /remus-web-1: its table is '0 [^]*'; needed is '0 8184 linear 253:17 0'/);
       assert.equal(host.changes(), [creates[0]]);
       assert.is(host.read('dm/remus-web-1/table'), table);
     });
@@ -166,7 +166,7 @@ for (const shell of shells) {
 
   on('map says which create failed', (host) => {
     host.answer('dmsetup-create', 'case $2 in *-1) exit 1 ;; esac');
-    host.fails('map', 1, /remus-web-1: dmsetup create failed; needed is the table '0 8192 linear 253:17 0'/);
+    host.fails('map', 1, /remus-web-1: dmsetup create failed; needed is the table '0 8184 linear 253:17 0'/);
     host.remove('answers/dmsetup-create');
     host.ok('map');
     host.mapped();
@@ -287,7 +287,7 @@ for (const shell of shells) {
     host.write('etc/remus-drbd/devices/web-1.a', '0 remus-web-1.a-0 /dev/vg0/data\n');
     assert.is(host.call('up', 'web-1.a').status, 0);
     assert.equal(host.changes(), [
-      'dmsetup create remus-web-1.a-0 --table 0 8192 linear /dev/vg0/data 0',
+      'dmsetup create remus-web-1.a-0 --table 0 8184 linear /dev/vg0/data 0',
       'drbdadm adjust web-1.a',
     ]);
   });
@@ -387,7 +387,7 @@ for (const shell of shells) {
 
   on('up never recovers a journal that a receiver has', (host) => {
     host.journal('exit 0');
-    for (const name of names) host.table(name, '0 8192 linear 43:32 0');
+    for (const name of names) host.table(name, '0 8184 linear 43:32 0');
     host.write('dm/remus-web-0/open', '2');
     const result = host.call('up');
     assert.is(result.status, 0, result.stderr);
@@ -457,10 +457,10 @@ for (const shell of shells) {
   });
 
   on('unmap refuses a receiver’s device and one that is not ours', (host) => {
-    host.table('remus-web-0', '0 8192 linear 43:32 0');
+    host.table('remus-web-0', '0 8184 linear 43:32 0');
     host.fails('unmap', 3, /remus-web-0: refusing to remove it: a receiver holds it/);
-    host.table('remus-web-0', '0 8192 linear 253:99 0');
-    host.fails('unmap', 3, /remus-web-0: refusing to remove it: its table is '0 8192 linear 253:99 0'/);
+    host.table('remus-web-0', '0 8184 linear 253:99 0');
+    host.fails('unmap', 3, /remus-web-0: refusing to remove it: its table is '0 8184 linear 253:99 0'/);
     assert.equal(host.changes(), []);
   });
 

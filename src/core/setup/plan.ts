@@ -18,7 +18,18 @@ import { contentProblem } from './content.js';
 import type { DiskState, LogicalVolume, RunningResource } from '../facts.js';
 import { TLS_CERTIFICATE, REQUIRED_MODULES, XEN_SCRIPTS } from '../facts.js';
 import type { DomainLayout, HostConfig, Pair, VolumeLayout } from '../model.js';
-import { lvPath, mapperPath, metaBytes, Paths, Tags, unitName } from '../names.js';
+import {
+  BITMAP_WORD_BYTES,
+  dataBytes,
+  lvPath,
+  mapperBytes,
+  mapperPath,
+  metaBytes,
+  Paths,
+  SPARE_BYTES,
+  Tags,
+  unitName,
+} from '../names.js';
 import { formatSize } from '../units.js';
 import { textFile, type DesiredFile } from './files.js';
 import { LONG_MS, MEDIUM_MS, SHORT_MS, type Round, type Step, type Wait } from './step.js';
@@ -300,7 +311,11 @@ function planVolumes(lane: Lane, host: string, layout: DomainLayout): boolean {
   if (inactive > 0) return false;
   for (const volume of layout.volumes) {
     if (volume.makeData) {
-      addVolume(lane, host, domain.name, volume.volumeGroup, volume.dataLv, volume.sizeBytes ?? 0, true);
+      const size = volume.sizeBytes ?? 0;
+      const spare = volume.role === 'disk' ? SPARE_BYTES : 0;
+      addVolume(lane, host, domain.name, volume.volumeGroup, volume.dataLv, size, true, spare);
+    } else {
+      planSpare(lane, host, domain.name, volume);
     }
     const data = findVolume(lane.view(host), volume.volumeGroup, volume.dataLv);
     addVolume(
@@ -309,7 +324,7 @@ function planVolumes(lane: Lane, host: string, layout: DomainLayout): boolean {
       domain.name,
       volume.volumeGroup,
       volume.metaLv,
-      metaBytes(volume.sizeBytes ?? data?.sizeBytes ?? 0),
+      metaBytes(volume.sizeBytes ?? (data === undefined ? 0 : dataBytes(data.sizeBytes, data.tags))),
       false,
     );
   }
@@ -345,10 +360,12 @@ function addVolume(
   name: string,
   sizeBytes: number,
   holdsData: boolean,
+  spareBytes = 0,
 ): void {
+  const lvBytes = sizeBytes + spareBytes;
   const found = findVolume(lane.view(host), volumeGroup, name);
   if (found !== undefined) {
-    refuseForeign(host, domain, found, sizeBytes);
+    refuseForeign(host, domain, found, lvBytes, sizeBytes);
     return;
   }
   const tags: string[] = holdsData ? [Tags.made, Tags.fresh] : [Tags.made];
@@ -361,13 +378,14 @@ function addVolume(
       [
         ...['lvcreate', '--yes', '--wipesignatures', 'y', '--zero', 'y'],
         ...tags.flatMap((tag) => ['--addtag', tag]),
-        ...['--name', name, '--size', `${sizeBytes}b`, volumeGroup],
+        // LVM rounds up to whole extents.
+        ...['--name', name, '--size', `${lvBytes}b`, volumeGroup],
       ],
       (view) => {
         known(view.facts.logicalVolumes, host, 'the list of LVs').push({
           volumeGroup,
           name,
-          sizeBytes,
+          sizeBytes: wholeExtents(view, volumeGroup, lvBytes),
           tags,
           active: true,
           open: false,
@@ -380,7 +398,45 @@ function addVolume(
   );
 }
 
-function refuseForeign(host: string, domain: string, found: LogicalVolume, sizeBytes: number): void {
+/**
+ * Gives a volume of the user's one extent more than its data, for `mapperBytes` to leave some of it out. How large
+ * it was is noted first, so that a run that dies in between does not grow it twice.
+ */
+function planSpare(lane: Lane, host: string, domain: string, volume: VolumeLayout): void {
+  const { volumeGroup, dataLv } = volume;
+  const found = findVolume(lane.view(host), volumeGroup, dataLv);
+  const meta = lane.view(host).facts.metaData[lvPath(volumeGroup, volume.metaLv)];
+  const taken = meta?.state === 'valid' || meta?.state === 'busy' || running(lane.view(host), domain);
+  if (found === undefined || taken) return;
+  const bytes = dataBytes(found.sizeBytes, found.tags);
+  const note = `${Tags.data}${bytes}`;
+  if (!found.tags.includes(note)) {
+    lane.add(changeTags(host, domain, volume, [], [note], 'how large it is counts after it was extended'));
+  }
+  if (mapperBytes(found.sizeBytes) >= bytes) return;
+  lane.add(
+    run(
+      host,
+      domain,
+      `extend LV ${volumeGroup}/${dataLv} by an extent`,
+      `it is a multiple of ${formatSize(BITMAP_WORD_BYTES)}, of which DRBD 8.4 forgets the end`,
+      ['lvextend', '--size', `${bytes + SPARE_BYTES}b`, `${volumeGroup}/${dataLv}`],
+      (view) => {
+        const after = findVolume(view, volumeGroup, dataLv);
+        if (after) after.sizeBytes = wholeExtents(view, volumeGroup, bytes + SPARE_BYTES);
+      },
+      MEDIUM_MS,
+    ),
+  );
+}
+
+function refuseForeign(
+  host: string,
+  domain: string,
+  found: LogicalVolume,
+  neededBytes: number,
+  askedBytes: number,
+): void {
   const name = `${found.volumeGroup}/${found.name}`;
   if (!found.tags.includes(Tags.made)) {
     throw new OperatorError(
@@ -390,10 +446,10 @@ function refuseForeign(host: string, domain: string, found: LogicalVolume, sizeB
       ExitCode.refused,
     );
   }
-  if (found.sizeBytes < sizeBytes) {
+  if (found.sizeBytes < neededBytes) {
     throw new OperatorError(
       `${domain} on ${host}: LV ${name} has ${formatSize(found.sizeBytes)}, the configuration asks for ` +
-        `${formatSize(sizeBytes)}; nothing was changed on it. Setup does not resize volumes that are in place: ` +
+        `${formatSize(askedBytes)}; nothing was changed on it. Setup does not resize volumes that are in place: ` +
         `set the size in the configuration back, or see "Growing a disk" in docs/operations.md.`,
       ExitCode.refused,
     );
@@ -501,7 +557,7 @@ function planMappers(lane: Lane, host: string, layout: DomainLayout): void {
             device: '',
             openCount: 0,
             suspended: false,
-            segments: [{ startSector: 0, sectors: (volume.sizeBytes ?? 0) / 512, kind: 'linear' }],
+            segments: [{ startSector: 0, sectors: mapperBytes(volume.sizeBytes ?? 0) / 512, kind: 'linear' }],
           });
         }
       },
@@ -831,6 +887,15 @@ function syncWait(
         behind.map(({ volume }) => volume),
       ),
   };
+}
+
+/** What LVM makes of a size. */
+function wholeExtents(view: HostView, volumeGroup: string, bytes: number): number {
+  const groups = view.facts.volumeGroups;
+  const extent = groups.known
+    ? groups.value.find(({ name }) => name === volumeGroup)?.extentBytes
+    : undefined;
+  return extent === undefined ? bytes : Math.ceil(bytes / extent) * extent;
 }
 
 function findVolume(view: HostView, volumeGroup: string, name: string): LogicalVolume | undefined {

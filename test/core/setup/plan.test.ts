@@ -269,17 +269,38 @@ for (const [what, alpha, beta, words] of [
   });
 }
 
-test('existing data on the source, nothing on the backup: the source is copied, the LV is not touched', () => {
+test('existing data on the source, nothing on the backup: the source is copied, the LV is only given its spare extent', () => {
   const desired = desiredFrom(EXISTING);
   const views = existingViews({ alpha: EXT4, beta: EMPTY });
   const { steps } = simulate(views, planner(desired));
   const all = commands(steps);
   assert.ok(all.includes('drbdadm primary --force web'));
   assert.equal(
-    all.filter((command) => /blkdiscard|lvcreate|lvchange/.test(command) && command.includes('web-root')),
-    [],
+    all.filter((command) => /blkdiscard|lv[a-z]+ .*web-root/.test(command) && command.includes('web-root')),
+    ['alpha', 'beta'].flatMap(() => [
+      'lvchange --addtag remus-drbd.data=1073741824 vg0/web-root',
+      'lvextend --size 1073745920b vg0/web-root',
+    ]),
   );
   assert.equal(steps.find((step) => commands([step])[0] === 'drbdadm primary --force web')?.host, 'alpha');
+});
+
+test('a run that died while it extended a volume does not extend it twice', () => {
+  const desired = desiredFrom(EXISTING);
+  const whole = commands(simulate(existingViews({ alpha: EXT4, beta: EMPTY }), planner(desired)).steps);
+  const cuts = [
+    whole.findIndex((one) => one.includes('remus-drbd.data')) + 1,
+    whole.findIndex((one) => one.startsWith('lvextend')) + 1,
+  ];
+  for (const cut of cuts) {
+    const views = existingViews({ alpha: EXT4, beta: EMPTY });
+    simulate(views, planner(desired), cut);
+    assert.ok(simulate(views, planner(desired)).ended);
+    for (const host of ['alpha', 'beta']) {
+      const volume = lvs(views[host]!).find((lv) => lv.name === 'web-root');
+      assert.equal([volume?.sizeBytes, volume?.tags], [GIB + 4 * 2 ** 20, ['remus-drbd.data=1073741824']]);
+    }
+  }
 });
 
 test('an LV of our name that is not ours is refused', () => {
@@ -389,7 +410,7 @@ test('what can not be changed while a domain is set up is refused, with the way 
   grown['alpha']!.installed['web'] = installed;
   refused(
     () => planSetup(desiredFrom('- { vdev: xvda, volumeGroup: vg0, size: 2GiB }'), grown, nothing),
-    /web on alpha: LV vg0\/remus-web-0 has 1GiB, the configuration asks for 2GiB/,
+    /web on alpha: LV vg0\/remus-web-0 has 1028MiB, the configuration asks for 2GiB/,
     /"Growing a disk" in docs\/operations\.md/,
   );
   const more = desiredFrom(
