@@ -1,0 +1,27 @@
+/**
+ * Runs the benchmarks one after the other, or those whose name contains an argument. Each prints ratios against
+ * a peer that it measured side by side in the same run; none of them passes or fails. Needs the Debian packages
+ * fio, nbdkit and qemu-utils for the NBD rows.
+ *
+ *   npm run bench [-- NAME...]
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const benches = ['setup-pairs.ts', 'journal/limits.ts', 'journal/nbd.ts'];
+
+const words = process.argv.slice(2);
+const chosen = benches.filter((name) => words.length === 0 || words.some((word) => name.includes(word)));
+if (chosen.length === 0) {
+  console.error(`no benchmark matches ${words.join(' ')}; there are: ${benches.join(', ')}`);
+  process.exitCode = 2;
+}
+for (const name of chosen) {
+  console.log(`== ${name}`);
+  const path = join(dirname(fileURLToPath(import.meta.url)), name);
+  const child = spawn(process.execPath, ['--import', 'tsx', path], { stdio: 'inherit' });
+  const [code] = (await once(child, 'close')) as [number | null];
+  if (code !== 0) process.exitCode = 1;
+}
