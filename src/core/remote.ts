@@ -83,32 +83,78 @@ trap - EXIT
 if [ -n "$made" ]; then sync -f -- "$dir/"; else sync -- "$dir/"; fi`;
 
 /**
- * Defines \`probe LIMIT PROGRAM ARGUMENT...\`. Each call prints three lines, in any order of the first two:
- *
- *     INDEX exit CODE
- *     INDEX out BASE64
- *     INDEX err BASE64
- *
- * The last line of all is \`end\`; without it the reply is not whole. Base64 carries any byte, and a command
- * that hangs is ended by its own limit, so that the others still answer.
+ * What one probe may print on standard output, and again on standard error, in units of `ulimit -f`: 512
+ * bytes in dash and in bash called as sh, 1024 in bash. So this is 16 MiB, or 32.
  */
-export const PROBE_PROLOGUE = `exec 3>&1
-index=0
+const PROBE_BLOCKS_MAX = 32 * 1024;
+
+/** What the script of a batch exits with when a probe printed more than that. */
+export const PROBE_LIMIT_EXIT = 98;
+
+/** Stands at the end of each answer on the host: it shows that there was room for all of it. */
+const PROBE_MARK = '.';
+
+/**
+ * Defines \`probe LIMIT PROGRAM ARGUMENT...\`, and \`finish\`, which prints the answers:
+ *
+ *     probes CODE CODE...
+ *     SIZE NAME                 one line for each file, as \`wc\` prints it; out and err of each probe in turn
+ *     SUM total
+ *     BYTES                     of the files, one after the other, each with its mark at the end
+ *     end
+ *
+ * Starting a process takes tens of milliseconds on a host that is emulated or short of memory, and a probe is
+ * often over in less. So each one costs no process but `timeout` and its command: the answers are kept in
+ * files, and four processes (mktemp, wc, cat, rm) serve them all. That a command hangs is seen by its own
+ * limit, so that the others still answer.
+ *
+ * - A probe runs beside the shell, which waits for it: a signal is then acted on at once, not after the probe.
+ * - Its files are opened by the shell, so that none can come to be while the directory is being removed.
+ * - The limit on files holds for all that the probe writes. A lower one that the account has may not be
+ *   raised, and then is limit enough. The shell's own mark meets the limit as well, and gets a signal.
+ * - A second signal must end neither the handler of the first nor \`rm\`: the outer \`timeout\` sends two.
+ */
+export const PROBE_PROLOGUE = `index=0 codes= child= directory= large=
+stop() {
+  echo "stopped at probe $index: $1" >&2
+  exit "$2"
+}
+trap 'trap "" HUP INT TERM PIPE; stop "a signal ended the batch" 1' HUP INT TERM PIPE
+trap 'trap "" HUP INT TERM PIPE
+  if [ -n "$child" ]; then kill "$child"; fi
+  if [ -n "$directory" ]; then rm -rf -- "$directory"; fi' EXIT
+trap large=yes XFSZ
+ulimit -S -f ${PROBE_BLOCKS_MAX} 2>/dev/null
+directory=$(mktemp -d --tmpdir remus-drbd-probes-XXXXXXXX) || stop 'no directory for the answers' 1
 probe() {
   limit=$1; shift
-  err=$(
-    {
-      {
-        { timeout -v -k 2 "$limit" "$@" </dev/null 3>&- 4>&-; echo "$index exit $?" >&3; } 2>&4 |
-          { out=$(base64 -w 0); echo "$index out $out"; } >&3
-      } 4>&1 | base64 -w 0
-    }
-  )
-  echo "$index err $err"
+  out=$directory/$index.out err=$directory/$index.err
+  { timeout -v -k 2 "$limit" "$@" </dev/null & } >"$out" 2>"$err" || stop 'no file for its answer' 1
+  child=$!
+  wait "$child"
+  codes="$codes $?" child=
+  if ! { printf ${PROBE_MARK} >>"$out" && printf ${PROBE_MARK} >>"$err"; }; then
+    if [ -n "$large" ]; then stop 'it printed too much' ${PROBE_LIMIT_EXIT}; fi
+    stop "no room for its answer in $directory" 1
+  fi
   index=$((index + 1))
 }
+finish() {
+  shown=0
+  while [ "$shown" -lt "$index" ]; do
+    set -- "$@" "$directory/$shown.out" "$directory/$shown.err"
+    shown=$((shown + 1))
+  done
+  printf 'probes%s\\n' "$codes" && wc -c -- "$@" && cat -- "$@" && echo end
+}
 `;
-const PROBE_EPILOGUE = 'echo end\n';
+const PROBE_EPILOGUE = 'finish\n';
+const PROBE_END = 'end\n';
+
+/** What the frame around the answers of a batch of `count` probes takes at most, with paths of usual length. */
+export function probeFrameBytesMax(count: number): number {
+  return 1024 * (count + 1);
+}
 
 export interface RemoteRequest {
   kind: 'run' | 'stream';
@@ -164,43 +210,65 @@ export interface ProbeReply {
   stderr: Buffer;
 }
 
-/** What came back of a batch: the replies that are whole, in order, and whether all of them are. */
-export interface ProbeReplies {
-  replies: ProbeReply[];
-  whole: boolean;
+/** What came back of a batch: all replies in order, or what is wrong with it. There is no half answer. */
+export type ProbeReplies = { whole: true; replies: ProbeReply[] } | { whole: false; reason: string };
+
+/** Reads what `finish` printed for a batch of `count` probes. One byte more or less is refused. */
+export function parseProbeReplies(output: Buffer, count: number): ProbeReplies {
+  const broken = (reason: string): ProbeReplies => ({ whole: false, reason });
+  let at = 0;
+  const line = (): string => {
+    const end = output.indexOf('\n', at);
+    if (end < 0) return '';
+    const text = output.toString('latin1', at, end);
+    at = end + 1;
+    return text;
+  };
+
+  const codes = /^probes((?: \d{1,3})+)$/.exec(line())?.[1]?.trim().split(' ').map(Number) ?? [];
+  if (codes.length !== count) return broken(`${codes.length} of ${count} exit codes arrived`);
+  const sizes = Array.from({ length: 2 * count }, () => /^ *(\d{1,12}) ./.exec(line())?.[1]).map(Number);
+  const total = Number(/^ *(\d{1,15}) total$/.exec(line())?.[1]);
+  if (sizes.reduce((sum, size) => sum + size, 0) !== total) return broken('the sizes did not arrive whole');
+  const [here, expected] = [output.byteLength - at, total + PROBE_END.length];
+  if (here !== expected) return broken(`${here} bytes came where ${expected} were announced`);
+
+  const answers: Buffer[] = [];
+  for (const size of sizes) {
+    const answer = output.subarray(at, at + size);
+    at += size;
+    // A process that a probe left behind may still write to its file.
+    if (answer.toString('latin1', size - 1) !== PROBE_MARK) return broken('an answer has no mark at its end');
+    answers.push(answer.subarray(0, -1));
+  }
+  if (output.toString('latin1', at) !== PROBE_END) return broken('there is no mark at the end');
+  const replies = codes.map((exitCode, index) => ({
+    exitCode,
+    stdout: answers[2 * index] as Buffer,
+    stderr: answers[2 * index + 1] as Buffer,
+  }));
+  return { whole: true, replies };
 }
 
-/**
- * Reads the frames of a batch of `count` probes. Text that is no frame is skipped, since a host may print a
- * warning of its own; a frame that is missing makes the reply not whole.
- */
-export function parseProbeReplies(output: string, count: number): ProbeReplies {
-  const parts = new Map<string, string>();
-  let end = false;
-  for (const line of output.split('\n')) {
-    const frame = /^(\d{1,6}) (exit|out|err) ?([A-Za-z0-9+/=]*)$/.exec(line);
-    if (frame !== null) parts.set(`${frame[1]} ${frame[2]}`, frame[3] ?? '');
-    else if (line === 'end') end = true;
-  }
-  const replies: ProbeReply[] = [];
-  for (let index = 0; index < count; index += 1) {
-    const [exit, out, err] = ['exit', 'out', 'err'].map((part) => parts.get(`${index} ${part}`));
-    if (exit === undefined || out === undefined || err === undefined || !/^\d+$/.test(exit)) break;
-    replies.push({
-      exitCode: Number(exit),
-      stdout: Buffer.from(out, 'base64'),
-      stderr: Buffer.from(err, 'base64'),
-    });
-  }
-  return { replies, whole: end && replies.length === count };
+/** The number of the probe at which a batch stopped, by the script's standard error; undefined if it tells none. */
+export function stoppedProbe(stderr: string): number | undefined {
+  const index = /^stopped at probe (\d{1,6}): /m.exec(stderr)?.[1];
+  return index === undefined ? undefined : Number(index);
 }
 
-/** The frames of one probe, for stand-ins; `end` after the last. */
-export function renderProbeReply(index: number, reply: ProbeReply): string {
-  const [out, err] = [reply.stdout, reply.stderr].map((bytes) => bytes.toString('base64'));
-  return `${index} exit ${reply.exitCode}\n${index} out ${out}\n${index} err ${err}\n`;
+/** What a batch prints, for stand-ins. */
+export function renderProbeReplies(replies: readonly ProbeReply[]): Buffer {
+  const files = replies
+    .flatMap(({ stdout, stderr }) => [stdout, stderr])
+    .map((answer) => Buffer.concat([answer, Buffer.from(PROBE_MARK)]));
+  const total = files.reduce((sum, file) => sum + file.byteLength, 0);
+  const lines = [
+    `probes${replies.map(({ exitCode }) => ` ${exitCode}`).join('')}`,
+    ...files.map((file, index) => `${file.byteLength} ${index}`),
+    `${total} total`,
+  ];
+  return Buffer.concat([Buffer.from(`${lines.join('\n')}\n`), ...files, Buffer.from(PROBE_END)]);
 }
-export const PROBE_END = 'end\n';
 
 /** Standard input is the content; see `UPLOAD_SCRIPT`. */
 export function uploadArgv(path: string, mode: number, sha256: string): string[] {

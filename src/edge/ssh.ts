@@ -28,11 +28,14 @@ import {
   HELLO_TEXT,
   KILL_AFTER_MS,
   PROBE_ARGV,
+  PROBE_LIMIT_EXIT,
   endedByDeadline,
   parseProbeReplies,
+  probeFrameBytesMax,
   renderProbes,
   renderRun,
   renderStream,
+  stoppedProbe,
   uploadArgv,
   type ProbeReply,
 } from '../core/remote.js';
@@ -311,30 +314,33 @@ class SshHost implements Host {
     const batchMs = deadlineMs ?? limits.batchMs;
     const input = renderProbes(commands, Math.min(batchMs, limits.probeMs));
     const named = `probe of ${commands.length} commands`;
+    const stoppedAt = ({ stderr }: Finished): string | undefined => {
+      const command = commands[stoppedProbe(stderr.toString('utf8')) ?? -1];
+      return command === undefined ? undefined : show(command);
+    };
     const finished = await this.#run(
       PROBE_ARGV,
       { input, repeatable: true, deadlineMs: batchMs },
       named,
-      // Each byte is four thirds of a byte in base64.
-      limits.outputBytesMax * 2,
-      // What was answered before the deadline tells which command hangs.
+      limits.outputBytesMax + probeFrameBytesMax(commands.length),
       (partial) => {
-        const { replies } = parseProbeReplies(partial.stdout.toString('latin1'), commands.length);
-        const hanging = commands[replies.length];
-        return hanging === undefined ? '' : `; \`${show(hanging)}\` gave no answer`;
+        const hanging = stoppedAt(partial);
+        return hanging === undefined ? '' : `; \`${hanging}\` gave no answer`;
       },
     );
-    const { replies, whole } = parseProbeReplies(finished.stdout.toString('latin1'), commands.length);
-    if (!whole) {
-      const reason = clip(finished.stderr.toString('utf8').trim());
+    if (finished.exitCode === PROBE_LIMIT_EXIT) {
+      throw new OutputLimitError(this.name, stoppedAt(finished) ?? named, limits.outputBytesMax);
+    }
+    const result = parseProbeReplies(finished.stdout, commands.length);
+    if (!result.whole) {
+      const reason = clip(finished.stderr.toString('utf8').trim()) || result.reason;
       throw new HostError(
         this.name,
         'unknown',
-        `${named} broke off after ${replies.length} (exit code ${finished.exitCode}` +
-          `${reason === '' ? '' : `: ${reason}`})`,
+        `${named} gave no whole answer (exit code ${finished.exitCode}: ${reason})`,
       );
     }
-    return replies;
+    return result.replies;
   }
 
   async #run(

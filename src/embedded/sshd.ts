@@ -14,11 +14,11 @@ import {
   HELLO_ARGV,
   HELLO_TEXT,
   PROBE_ARGV,
-  PROBE_END,
   parseProbes,
   parseRequest,
   parseUpload,
-  renderProbeReply,
+  renderProbeReplies,
+  type ProbeReply,
 } from '../core/remote.js';
 import { delayed } from './delay.js';
 
@@ -225,16 +225,12 @@ export class EmbeddedSshd {
       return {
         recorded: { kind: 'probe', argv: [], commands: probes },
         work: async () => {
-          let stdout = '';
-          for (const [index, command] of probes.entries()) {
-            const result = await backend.run(command, Buffer.alloc(0));
-            stdout += renderProbeReply(index, {
-              exitCode: result.exitCode,
-              stdout: Buffer.from(result.stdout),
-              stderr: Buffer.from(result.stderr),
-            });
+          const replies: ProbeReply[] = [];
+          for (const command of probes) {
+            const { exitCode, stdout, stderr } = await backend.run(command, Buffer.alloc(0));
+            replies.push({ exitCode, stdout: Buffer.from(stdout), stderr: Buffer.from(stderr) });
           }
-          return { exitCode: 0, stdout: stdout + PROBE_END, stderr: '' };
+          return { exitCode: 0, stdout: renderProbeReplies(replies), stderr: '' };
         },
       };
     }

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
@@ -21,7 +22,8 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
   PROBE_ARGV,
-  PROBE_END,
+  PROBE_LIMIT_EXIT,
+  PROBE_PROLOGUE,
   STREAM_SCRIPT,
   UPLOAD_SCRIPT,
   endedByDeadline,
@@ -29,11 +31,13 @@ import {
   parseProbes,
   parseRequest,
   parseUpload,
-  renderProbeReply,
+  renderProbeReplies,
   renderProbes,
   renderRun,
   renderStream,
+  stoppedProbe,
   uploadArgv,
+  type ProbeReply,
 } from '../../src/core/remote.js';
 
 const test = suite('remote');
@@ -72,59 +76,242 @@ test('uploads are read back as they were rendered', () => {
   assert.is(parseUpload(['sh', '-c', 'reboot', 'sh', '/a', '0644', 'ff']), undefined);
 });
 
-test('a batch carries any bytes, codes and missing programs', async () => {
-  const every = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
-  writeFileSync(join(directory, 'bytes'), every);
-  const commands = [
-    ['cat', join(directory, 'bytes')],
-    ['sh', '-c', 'printf out; printf err >&2; exit 3'],
-    ['sh', '-c', 'cat; printf "\\n\\n0 exit 9\\nend\\n"'],
-    ['no-such-program'],
-    ['true'],
-    ['sh', '-c', 'kill -9 $$'],
-  ];
-  const { stdout, code } = await sh([...PROBE_ARGV.slice(1)], renderProbes(commands, 10_000));
-  assert.is(code, 0);
-  const { replies, whole } = parseProbeReplies(stdout.toString('latin1'), commands.length);
-  assert.ok(whole);
-  assert.ok(replies[0]?.stdout.equals(every));
-  assert.equal(text(replies[1]), [3, 'out', 'err']);
-  assert.equal(text(replies[2]), [0, '\n\n0 exit 9\nend\n', '']);
-  assert.is(replies[3]?.exitCode, 127);
-  assert.equal(text(replies[4]), [0, '', '']);
-  assert.is(replies[5]?.exitCode, 137);
-});
+for (const shell of ['/bin/sh', '/bin/bash']) {
+  const batch = (commands: readonly (readonly string[])[], limitMs = 60_000, env: Environment = {}) =>
+    sh(PROBE_ARGV.slice(1), renderProbes(commands, limitMs), shell, { TMPDIR: directory, ...env });
+  const answers = async (...how: Parameters<typeof batch>): Promise<ProbeReply[]> => {
+    const { stdout, stderr, code } = await batch(...how);
+    const result = parseProbeReplies(stdout, how[0].length);
+    if (!result.whole) throw new Error(`${result.reason}: ${stderr}`);
+    assert.is(code, 0);
+    assert.equal(leftOver(), [], 'nothing is left on the host');
+    return result.replies;
+  };
 
-test('a probe can not eat the ones after it, however long the batch is', async () => {
-  const commands = [['cat'], ...Array.from({ length: 100 }, (_, n) => ['test', '-n', 'x'.repeat(100) + n])];
-  const { stdout } = await sh([...PROBE_ARGV.slice(1)], renderProbes(commands, 60_000));
-  const { replies, whole } = parseProbeReplies(stdout.toString('latin1'), commands.length);
-  assert.ok(whole);
-  assert.equal(text(replies[0]), [0, '', '']);
-});
+  test(`${shell}: a batch carries any codes and missing programs`, async () => {
+    const replies = await answers([
+      ['sh', '-c', 'printf out; printf err >&2; exit 3'],
+      ['sh', '-c', 'cat; printf "probes 0\\n1 total\\n.end\\n"'],
+      ['no-such-program'],
+      ['true'],
+      ['sh', '-c', 'kill -9 $$'],
+      ['printf', ' $(reboot)\n\'"\\\\'],
+    ]);
+    assert.equal(text(replies[0]), [3, 'out', 'err']);
+    assert.equal(text(replies[1]), [0, 'probes 0\n1 total\n.end\n', '']);
+    assert.is(replies[2]?.exitCode, 127);
+    assert.equal(text(replies[3]), [0, '', '']);
+    // What the shell itself says of a command that was killed is no part of its answer.
+    assert.equal(text(replies[4]), [137, '', '']);
+    assert.equal(text(replies[5]), [0, ' $(reboot)\n\'"\\', '']);
+  });
 
-test('a probe that hangs is ended by itself', async () => {
-  const commands = [
-    ['sleep', '1000'],
-    ['echo', 'next'],
-  ];
-  const { stdout } = await sh([...PROBE_ARGV.slice(1)], renderProbes(commands, 50));
-  const { replies, whole } = parseProbeReplies(stdout.toString('latin1'), 2);
-  assert.ok(whole);
-  assert.is(replies[0]?.exitCode, 124);
-  assert.match(String(replies[0]?.stderr), /timeout: sending signal TERM to command .sleep/);
-  assert.equal(text(replies[1]), [0, 'next\n', '']);
-});
+  test(`${shell}: a batch carries any bytes`, async () => {
+    const bytes = fc.uint8Array({ maxLength: 300 });
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.tuple(bytes, bytes), { minLength: 1, maxLength: 4 }), async (list) => {
+        const files = mkdtempSync(join(directory, 'said-'));
+        const commands = list.map(([out, err], index) => {
+          const names = [join(files, `${index}o`), join(files, `${index}e`)] as const;
+          writeFileSync(names[0], out);
+          writeFileSync(names[1], err);
+          return ['sh', '-c', 'cat "$1"; cat "$2" >&2; exit "$3"', 'sh', ...names, String(index)];
+        });
+        const replies = await answers(commands);
+        assert.equal(
+          replies,
+          list.map(([out, err], index) => ({
+            exitCode: index,
+            stdout: Buffer.from(out),
+            stderr: Buffer.from(err),
+          })),
+        );
+      }),
+      { numRuns: 15 },
+    );
+  });
 
-test('a batch that was cut anywhere is not whole', () => {
-  const reply = { exitCode: 0, stdout: Buffer.from('a'), stderr: Buffer.from('') };
-  const output = renderProbeReply(0, reply) + renderProbeReply(1, reply) + PROBE_END;
-  assert.equal(parseProbeReplies(output, 2), { replies: [reply, reply], whole: true });
-  // Only the last newline may be missing.
-  for (let length = 0; length < output.length - 1; length += 1) {
-    assert.not(parseProbeReplies(output.slice(0, length), 2).whole, output.slice(0, length));
+  test(`${shell}: a batch that was cut anywhere is refused`, async () => {
+    const commands = [['printf', 'a'], ['sh', '-c', 'echo end; echo end >&2; exit 124'], ['true']];
+    const { stdout } = await batch(commands);
+    assert.ok(parseProbeReplies(stdout, 3).whole);
+    for (let at = 0; at < stdout.byteLength; at += 1) {
+      assert.not(parseProbeReplies(stdout.subarray(0, at), 3).whole, `cut at ${at}`);
+    }
+  });
+
+  test(`${shell}: a probe gets empty input and no descriptor but the usual three`, async () => {
+    const script = 'cat; for n in 0 1 2 3 4 5 6 7 8 9 10 11 12; do [ ! -e /proc/$$/fd/$n ] || echo $n; done';
+    const commands = [['sh', '-c', script], ...Array.from({ length: 50 }, () => ['test', 'x'.repeat(200)])];
+    assert.equal(text((await answers(commands))[0]), [0, '0\n1\n2\n', '']);
+  });
+
+  test(`${shell}: a probe that hangs is ended by itself`, async () => {
+    const replies = await answers(
+      [
+        ['sleep', '1000'],
+        ['echo', 'next'],
+      ],
+      2_000,
+    );
+    assert.is(replies[0]?.exitCode, 124);
+    assert.match(String(replies[0]?.stderr), /timeout: sending signal TERM to command .sleep/);
+    assert.equal(text(replies[1]), [0, 'next\n', '']);
+  });
+
+  test(`${shell}: a probe costs \`timeout\` and its command, and a batch four processes`, async () => {
+    const [bin, log] = [join(directory, 'bin'), join(directory, 'log')];
+    mkdirSync(bin);
+    for (const name of ['timeout', 'mktemp', 'wc', 'cat', 'rm', 'true', 'test']) {
+      const wrapper = `#!/bin/sh\necho ${name} >>'${log}'\nexec /usr/bin/${name} "$@"\n`;
+      writeFileSync(join(bin, name), wrapper, { mode: 0o755 });
+    }
+    await answers(
+      Array.from({ length: 3 }, () => ['true']),
+      60_000,
+      { PATH: bin },
+    );
+    const probe = ['timeout', 'true'];
+    const expected = ['mktemp', ...probe, ...probe, ...probe, 'wc', 'cat', 'rm'];
+    assert.equal(readFileSync(log, 'utf8').trim().split('\n'), expected);
+    // Nor is there a shell between the one that reads the script and `timeout`.
+    const parent = 'read _ _ _ parent _ </proc/$PPID/stat; echo "$parent"; echo "$PPID"';
+    const { child, ended } = start(PROBE_ARGV.slice(1), shell, { TMPDIR: directory });
+    child.stdin.end(renderProbes([['sh', '-c', parent]], 60_000));
+    const result = parseProbeReplies((await ended).stdout, 1);
+    assert.ok(result.whole);
+    assert.is(String(result.replies[0]?.stdout).split('\n')[0], String(child.pid));
+  });
+
+  test(`${shell}: a probe that prints without end is stopped, and the batch with it`, async () => {
+    const after = join(directory, 'after');
+    for (const endless of [
+      ['yes'],
+      ['sh', '-c', 'exec yes >&2'],
+      // Ignores the signal that tells of the limit.
+      ['sh', '-c', 'trap "" XFSZ; exec yes'],
+    ]) {
+      const { stdout, stderr, code } = await batch([['true'], endless, ['touch', after]]);
+      assert.is(code, PROBE_LIMIT_EXIT, stderr);
+      assert.is(brokenReason(stdout, 3), '0 of 3 exit codes arrived');
+      assert.is(stoppedProbe(stderr), 1);
+      assert.not(existsSync(after));
+      assert.equal(leftOver(), []);
+    }
+  });
+
+  test(`${shell}: a host without room for the answers gives none`, async () => {
+    const none = await batch([['true']], 60_000, { TMPDIR: join(directory, 'none') });
+    assert.is(none.code, 1);
+    assert.is(none.stdout.byteLength, 0);
+    assert.match(none.stderr, /mktemp: .*No such file or directory\nstopped at probe 0: no directory/);
+
+    // `mktemp` with a directory in which some files are on a full device.
+    const bin = join(directory, 'bin');
+    mkdirSync(bin);
+    for (const [file, target] of [
+      ['1.out', '/dev/full'],
+      ['1.err', '/dev/full'],
+      ['1.out', '/none/none'],
+    ] as const) {
+      const made = join(directory, 'remus-drbd-probes-full');
+      const script = `#!/bin/sh\nmkdir '${made}' && ln -s ${target} '${made}/${file}' && echo '${made}'\n`;
+      writeFileSync(join(bin, 'mktemp'), script, { mode: 0o755 });
+      const { stdout, stderr, code } = await batch([['true'], ['true']], 60_000, {
+        PATH: `${bin}:${process.env['PATH']}`,
+      });
+      assert.is(code, 1);
+      assert.is(stdout.byteLength, 0);
+      assert.match(stderr, target === '/dev/full' ? /probe 1: no room for its answer/ : /probe 1: no file/);
+      assert.equal(leftOver(), []);
+    }
+  });
+
+  // Alone, and under the `timeout` of a request, which passes SIGTERM on twice: to the shell and to its group.
+  const under = ['-c', 'exec timeout -k 60 600 "$0" -s', shell];
+  for (const [signal, args] of [
+    ['SIGTERM', PROBE_ARGV.slice(1)],
+    ['SIGHUP', PROBE_ARGV.slice(1)],
+    ['SIGTERM', under],
+  ] as const) {
+    test(`${shell} ${args.at(-1)}: ${signal} ends a batch and its probe at once, and nothing is left`, async () => {
+      const pidFile = join(directory, 'pid');
+      const script = 'echo $$ >"$1.new" && mv "$1.new" "$1" && exec sleep 1000';
+      const { child, ended } = start(args, shell, { TMPDIR: directory });
+      child.stdin.end(renderProbes([['true'], ['sh', '-c', script, 'sh', pidFile]], 600_000));
+      await until(() => existsSync(pidFile));
+      assert.is(leftOver().length, 1);
+      child.kill(signal);
+      const { code, stdout, stderr } = await ended;
+      assert.is(code, 1);
+      assert.is(stdout.byteLength, 0);
+      assert.is(stoppedProbe(stderr), 1);
+      assert.equal(leftOver(), []);
+      await until(() => !alive(Number(readFileSync(pidFile, 'utf8'))));
+    });
   }
-  assert.not(parseProbeReplies(output, 3).whole);
+
+  test(`${shell}: a batch whose reader has gone leaves nothing`, async () => {
+    const go = join(directory, 'go');
+    for (const printed of ['1', '1000000']) {
+      const { child, ended } = start(PROBE_ARGV.slice(1), shell, { TMPDIR: directory });
+      const wait = [
+        'sh',
+        '-c',
+        'until [ -e "$1" ]; do sleep 0.01; done; head -c "$2" /dev/zero',
+        'sh',
+        go,
+        printed,
+      ];
+      child.stdin.end(renderProbes([wait], 600_000));
+      await until(() => leftOver().length === 1);
+      child.stdout.destroy();
+      writeFileSync(go, '');
+      await ended;
+      assert.equal(leftOver(), []);
+      rmSync(go);
+    }
+  });
+}
+
+test('the script of a batch starts nothing for a probe beside it', () => {
+  const body = /^probe\(\) \{\n(.*?)^\}/ms.exec(PROBE_PROLOGUE)?.[1] ?? '';
+  assert.match(body, 'timeout');
+  assert.not.match(body.replaceAll('||', ''), /\||\$\([^(]|`|<\(|^\s*\(/m);
+});
+
+test('a reply that was cut anywhere, or has more, is refused', () => {
+  const replies = [
+    { exitCode: 0, stdout: Buffer.from('a'), stderr: Buffer.from('') },
+    { exitCode: 124, stdout: Buffer.from('end\n\0\xff', 'latin1'), stderr: Buffer.from('probes 0\n') },
+  ];
+  const output = renderProbeReplies(replies);
+  assert.equal(parseProbeReplies(output, 2), { whole: true, replies });
+  for (let at = 0; at < output.byteLength; at += 1) {
+    assert.not(parseProbeReplies(output.subarray(0, at), 2).whole, `cut at ${at}`);
+  }
+  assert.not(parseProbeReplies(Buffer.concat([output, Buffer.from('\n')]), 2).whole);
+  for (const count of [1, 3]) assert.not(parseProbeReplies(output, count).whole);
+  assert.is(brokenReason(Buffer.from(''), 2), '0 of 2 exit codes arrived');
+});
+
+test('any bytes at all are read as a reply without harm', () => {
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 200 }), fc.string({ maxLength: 100 }), (bytes, line) => {
+      assert.not(parseProbeReplies(Buffer.from(bytes), 1).whole);
+      assert.not(parseProbeReplies(Buffer.concat([Buffer.from(`probes 0\n${line}\n`), bytes]), 1).whole);
+    }),
+  );
+});
+
+test('an answer to which something was added after its end is refused', () => {
+  const output = renderProbeReplies([{ exitCode: 0, stdout: Buffer.from('a'), stderr: Buffer.from('') }]);
+  const changed = output
+    .toString()
+    .replace('2 0\n', '3 0\n')
+    .replace('3 total', '4 total')
+    .replace('a.', 'a.b');
+  assert.is(brokenReason(Buffer.from(changed), 1), 'an answer has no mark at its end');
 });
 
 test('an upload puts content, mode and parents in place and leaves nothing else', async () => {
@@ -222,8 +409,10 @@ interface Ended {
   stderr: string;
 }
 
-function start(args: readonly string[]) {
-  const child = spawn('/bin/sh', args, { stdio: 'pipe' });
+type Environment = Record<string, string>;
+
+function start(args: readonly string[], shell = '/bin/sh', env: Environment = {}) {
+  const child = spawn(shell, args, { stdio: 'pipe', env: { ...process.env, LC_ALL: 'C', ...env } });
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
   child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
@@ -244,8 +433,13 @@ function start(args: readonly string[]) {
   return { child, ended, firstLine };
 }
 
-async function sh(args: readonly string[], input: string | Buffer): Promise<Ended> {
-  const { child, ended } = start(args);
+async function sh(
+  args: readonly string[],
+  input: string | Buffer,
+  shell?: string,
+  env?: Environment,
+): Promise<Ended> {
+  const { child, ended } = start(args, shell, env);
   child.stdin.end(input);
   return ended;
 }
@@ -256,6 +450,16 @@ async function upload(path: string, content: Buffer, mode: number, sent = conten
   const argv = uploadArgv(path, mode, sha256(content));
   const { code, stderr } = await sh(['-c', 'umask 077; exec "$@"', 'sh', ...argv], sent);
   return { code, stderr };
+}
+
+/** Directories for answers that are on this "host". */
+function leftOver(): string[] {
+  return readdirSync(directory).filter((name) => name.startsWith('remus-drbd-probes-'));
+}
+
+function brokenReason(output: Buffer, count: number): string | undefined {
+  const result = parseProbeReplies(output, count);
+  return result.whole ? undefined : result.reason;
 }
 
 function sha256(content: string | Buffer): string {

@@ -14,7 +14,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { OperatorError } from '../../src/core/errors.js';
 import { REMOTE_PATH } from '../../src/core/remote.js';
-import { HostError, type Host } from '../../src/edge/host.js';
+import { HostError, OutputLimitError, type Host } from '../../src/edge/host.js';
 import { connectHost } from '../../src/edge/ssh.js';
 import { embeddedKey } from '../../src/embedded/sshd.js';
 import { Home, hostConfig } from './support.js';
@@ -74,6 +74,13 @@ async function connected(limits: Parameters<Home['connect']>[1] = {}): Promise<H
   const host = await connectHost(hostConfig(port, userInfo().username), home.settings, home.deps(limits));
   hosts.push(host);
   return host;
+}
+
+/** A host whose temporary files go to a directory of the test. */
+async function connectedWithTmp(directory: string): Promise<Host> {
+  await stopSshd();
+  await startSshd(`SetEnv TMPDIR=${directory}\n`);
+  return connected();
 }
 
 test('runs commands in a known environment, with input, output and exit code as they are', async () => {
@@ -141,8 +148,8 @@ test('a command is ended on the host at its deadline', async () => {
   assert.not(alive(Number(readFileSync(file, 'utf8'))));
 });
 
-test('a batch tells which of its commands has no answer', async () => {
-  const host = await connected();
+test('a batch tells which of its commands has no answer, and leaves nothing on the host', async () => {
+  const host = await connectedWithTmp(home.directory);
   const commands = new Map([
     ['a', ['true']],
     ['b', ['sleep', '1000']],
@@ -150,7 +157,32 @@ test('a batch tells which of its commands has no answer', async () => {
   const error = await failure(host.probe(commands, { deadlineMs: 3_000 }));
   assert.match(
     error.message,
-    /was ended at its deadline of 3000 ms; `(sleep 1000|true)` gave no answer|broke off/,
+    /was ended at its deadline of 3000 ms; `(sleep 1000|true)` gave no answer|no whole answer/,
+  );
+  const left = (): string[] => readdirSync(home.directory).filter((name) => name.includes('probes'));
+  assert.equal(left(), []);
+  assert.is((await host.probe(commands.set('b', ['echo', 'b']))).get('b')?.stdout, 'b\n');
+  assert.equal(left(), []);
+});
+
+test('a batch with an endless answer fails with its command, one without room with why', async () => {
+  const host = await connected();
+  const error = await failure(
+    host.probe(
+      new Map([
+        ['a', ['true']],
+        ['b', ['yes']],
+      ]),
+    ),
+  );
+  assert.instance(error, OutputLimitError);
+  assert.match(error.message, /^alpha: `yes` printed more than/);
+  await stopSshd();
+  const full = await failure((await connectedWithTmp('/nonexistent')).probe(new Map([['a', ['true']]])));
+  assert.instance(full, HostError);
+  assert.match(
+    full.message,
+    /^alpha: probe of 1 commands gave no whole answer \(exit code 1: mktemp: .*\/nonexistent.*no directory/s,
   );
 });
 

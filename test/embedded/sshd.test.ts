@@ -78,6 +78,14 @@ test('a batch costs as many round trips as one command', async () => {
   await host.close();
 });
 
+test('a batch carries any bytes', async () => {
+  const content = Buffer.from(Array.from({ length: 1000 }, (_, n) => (n * 7) % 256));
+  backend.files.set('/a', { content, mode: 0o600 });
+  const host = await home.connect(sshd.port);
+  assert.ok(content.equals((await host.readFile('/a'))?.content ?? Buffer.alloc(0)));
+  await host.close();
+});
+
 test('a cut is immediate: what is still under way is lost', async () => {
   const [here, there] = [new PassThrough(), new PassThrough()];
   const line = delayed(Duplex.from({ readable: here, writable: there }), 10);
