@@ -214,6 +214,23 @@ test('two controllers never change a pair at the same time', async () => {
   });
 });
 
+test('what check finds wrong on a host is refused before anything is touched', async () => {
+  await inWorld({}, async (world, setUp) => {
+    const absent = { exitCode: 127, stdout: '', stderr: 'node: not found\n' };
+    pairOf(world).hosts[1].machine.replace('node', () => absent);
+    const before = disks(world);
+    try {
+      await setUp();
+      assert.unreachable();
+    } catch (error) {
+      assert.instance(error, OperatorError);
+      assert.is((error as OperatorError).exitCode, ExitCode.refused);
+      assert.match((error as Error).message, /embedded-1b: .*node.*nothing was changed/is);
+    }
+    assert.equal(disks(world), before);
+  });
+});
+
 test('a step that has no effect is an error, not a loop', async () => {
   await inWorld({}, async (world, setUp) => {
     const { machine } = pairOf(world).hosts[0];

@@ -294,8 +294,11 @@ test('a run that died while it extended a volume does not extend it twice', () =
   ];
   for (const cut of cuts) {
     const views = existingViews({ alpha: EXT4, beta: EMPTY });
-    simulate(views, planner(desired), cut);
-    assert.ok(simulate(views, planner(desired)).ended);
+    const before = simulate(views, planner(desired), cut);
+    const after = simulate(views, planner(desired));
+    assert.ok(after.ended);
+    const extended = commands([...before.steps, ...after.steps]).filter((one) => one.startsWith('lvextend'));
+    assert.is(extended.length, 2, 'once on each host: LVM refuses a size that is there already');
     for (const host of ['alpha', 'beta']) {
       const volume = lvs(views[host]!).find((lv) => lv.name === 'web-root');
       assert.equal([volume?.sizeBytes, volume?.tags], [GIB + 4 * 2 ** 20, ['remus-drbd.data=1073741824']]);
