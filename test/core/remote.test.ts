@@ -241,7 +241,10 @@ for (const shell of ['/bin/sh', '/bin/bash']) {
       child.stdin.end(renderProbes([['true'], ['sh', '-c', script, 'sh', pidFile]], 600_000));
       await until(() => existsSync(pidFile));
       assert.is(leftOver().length, 1);
-      child.kill(signal);
+      // A second one in the same moment changes nothing.
+      child.kill('SIGSTOP');
+      for (const each of [signal, 'SIGHUP', 'SIGTERM'] as const) child.kill(each);
+      child.kill('SIGCONT');
       const { code, stdout, stderr } = await ended;
       assert.is(code, 1);
       assert.is(stdout.byteLength, 0);
@@ -250,6 +253,14 @@ for (const shell of ['/bin/sh', '/bin/bash']) {
       await until(() => !alive(Number(readFileSync(pidFile, 'utf8'))));
     });
   }
+
+  test(`${shell}: a signal while a batch removes its files does not keep it from it`, async () => {
+    const bin = join(directory, 'bin');
+    mkdirSync(bin);
+    writeFileSync(join(bin, 'rm'), '#!/bin/sh\nkill "$PPID" "$$"; exec /usr/bin/rm "$@"\n', { mode: 0o755 });
+    const PATH = `${bin}:${process.env['PATH']}`;
+    assert.equal(text((await answers([['echo', 'a']], 60_000, { PATH }))[0]), [0, 'a\n', '']);
+  });
 
   test(`${shell}: a batch whose reader has gone leaves nothing`, async () => {
     const go = join(directory, 'go');
@@ -290,6 +301,11 @@ test('a reply that was cut anywhere, or has more, is refused', () => {
   for (let at = 0; at < output.byteLength; at += 1) {
     assert.not(parseProbeReplies(output.subarray(0, at), 2).whole, `cut at ${at}`);
   }
+  assert.is(brokenReason(output.subarray(0, -1), 2), '23 bytes came where 24 were announced');
+  const otherSum = Buffer.from(output.toString('latin1').replace('20 total', '19 total'), 'latin1');
+  assert.is(brokenReason(otherSum, 2), 'the sizes did not arrive whole');
+  const otherEnd = Buffer.concat([output.subarray(0, -4), Buffer.from('and\n')]);
+  assert.is(brokenReason(otherEnd, 2), 'there is no mark at the end');
   assert.not(parseProbeReplies(Buffer.concat([output, Buffer.from('\n')]), 2).whole);
   for (const count of [1, 3]) assert.not(parseProbeReplies(output, count).whole);
   assert.is(brokenReason(Buffer.from(''), 2), '0 of 2 exit codes arrived');
