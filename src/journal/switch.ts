@@ -3,7 +3,7 @@
  * at their LVs, or at NBD devices that the epoch journal serves.
  *
  *     to the journal:  connect NBD, compare sizes, read a block; load tables; suspend all; resume all
- *     to the LVs:      load tables; suspend all; wait until the journal has drained; resume all; disconnect NBD
+ *     to the LVs:      load tables; suspend all; bring what the journal holds to the LVs; resume all; disconnect NBD
  *
  * A table is loaded beside the active one first (dmsetup(8), "inactive table slot"), so that what can be refused
  * is refused before anything stands still. All volumes stand still together, because the journal's epochs span
@@ -11,8 +11,10 @@
  * and resuming is among them: a suspended device would hang every reader and writer of the host.
  *
  * A server that doesn't answer: it is found by the read before anything is exchanged. On the way back a suspend
- * that takes too long is waiting for a request the server never answers; the NBD device is then disconnected,
- * which fails those requests. They reach DRBD, which detaches; the result says so, and a resync is needed.
+ * that takes too long is waiting for a request the server never answers; the NBD devices are then disconnected,
+ * which fails those requests. They reach DRBD, which detaches; the result says so, and a resync is needed. DRBD
+ * detaches only a volume that had such a request. Another one goes on with the LV, so the LV must by then have
+ * all that DRBD was told is there: the journal is recovered before anything is resumed.
  *
  * Everything here is argument lists and an executor to run them, so that it can be tried without a device.
  */
@@ -185,14 +187,15 @@ export async function switchToJournal(
 }
 
 /**
- * Puts the LVs back. While the devices stand still `drained` must bring everything that was written to the LVs
- * (`journal.rollForward()`, then `journal.drained()`); if it fails the journal stays where it is.
+ * Puts the LVs back. While the devices stand still `settle` must bring everything that counts to the LVs:
+ * `journal.drained()`, after the session was ended, or `rollForward` first; where `requestsFailed`, the server
+ * has not answered, and it must end its process and recover the journal. If it fails the LVs are not put there.
  * @param dead the server is known not to answer: requests under way are failed at once
  * @throws OperatorError with what failed and what was undone
  */
 export async function switchToLvs(
   volumes: readonly SwitchVolume[],
-  drained: () => Promise<void>,
+  settle: (requestsFailed: boolean) => Promise<void>,
   options: SwitchOptions & { dead?: boolean },
 ): Promise<SwitchResult> {
   const run = new SwitchRun(options, 'the LVs');
@@ -204,10 +207,12 @@ export async function switchToLvs(
     await run.failRequests(volumes.map(disconnect));
     return true;
   });
-  if (!run.result.requestsFailed) await run.hook('wait until the journal has drained', drained);
+  const { requestsFailed } = run.result;
+  await run.hook(requestsFailed ? 'recover the journal' : 'wait until the journal has drained', () =>
+    settle(requestsFailed),
+  );
   await run.resume(volumes, planResume(volumes, timeoutMs), (volume) => volume.nbd);
-  if (!run.result.requestsFailed)
-    for (const volume of volumes) await run.quietly(disconnect(volume), timeoutMs);
+  if (!requestsFailed) for (const volume of volumes) await run.quietly(disconnect(volume), timeoutMs);
   return run.result;
 }
 
@@ -295,7 +300,9 @@ class SwitchRun {
     }
     const state =
       left.length === 0
-        ? 'everything is as before'
+        ? this.result.requestsFailed
+          ? 'the devices are on NBD devices without a server, which fail every request'
+          : 'everything is as before'
         : `and could not be undone:\n  ${left.join('\n  ')}\nCheck with "dmsetup info" that no device is suspended`;
     throw new OperatorError(`switching to ${this.goal}: could not ${what}: ${why}; ${state}.`);
   }

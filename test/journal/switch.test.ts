@@ -159,22 +159,38 @@ test('a drain that fails leaves the journal under DRBD', async () => {
   assert.is(kernel.suspended.size, 0);
 });
 
-test('a server that answers no more is cut off, and the result says that requests were failed', async () => {
+for (const dead of [false, true]) {
+  test(`a server ${dead ? 'known to be dead' : 'that answers no more'} is cut off, and its journal recovered before a device goes on`, async () => {
+    const kernel = new Kernel();
+    await switchToJournal(volumes, '/run/nbd.sock', { exec: kernel.exec });
+    kernel.stuck = true;
+    let recoveredWhileSuspended = false;
+    const result = await switchToLvs(
+      volumes,
+      (requestsFailed) => {
+        recoveredWhileSuspended = requestsFailed && kernel.suspended.size === 2;
+        return Promise.resolve();
+      },
+      { exec: kernel.exec, dead },
+    );
+    assert.is(result.requestsFailed, true);
+    assert.ok(
+      recoveredWhileSuspended,
+      'a volume without a failed request stays attached, and needs its writes',
+    );
+    assert.equal(kernel.below(), lvs);
+    assert.is(kernel.suspended.size, 0);
+  });
+}
+
+test('a journal that cannot be recovered keeps the LVs from coming under DRBD', async () => {
   const kernel = new Kernel();
   await switchToJournal(volumes, '/run/nbd.sock', { exec: kernel.exec });
-  kernel.stuck = true;
-  let asked = false;
-  const result = await switchToLvs(
-    volumes,
-    () => {
-      asked = true;
-      return Promise.resolve();
-    },
-    { exec: kernel.exec },
+  const message = await failure(
+    switchToLvs(volumes, () => Promise.reject(new Error('corrupt')), { exec: kernel.exec, dead: true }),
   );
-  assert.is(result.requestsFailed, true);
-  assert.is(asked, false, 'a dead server cannot drain');
-  assert.equal(kernel.below(), lvs);
+  assert.match(message, /recover the journal: corrupt; the devices are on NBD devices without a server/);
+  assert.equal(kernel.below(), nbds);
   assert.is(kernel.suspended.size, 0);
 });
 
