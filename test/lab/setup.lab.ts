@@ -187,11 +187,16 @@ step(test, 'a guest starts on the resource through block-drbd, and keeps its dis
 step(test, 'the guest migrates there and back with two primaries, and its disks are with it', async () => {
   const options = (protocol: string, two: string): Promise<unknown> =>
     both((host) => host.sh(`drbdadm net-options --protocol=${protocol} --allow-two-primaries=${two} web`));
+  // A guest arrives under another name, and its console's log keeps that name.
+  const arrived = (host: LabHost): Promise<unknown> =>
+    host.sh('ln -sf guest-web--incoming.log /var/log/xen/console/guest-web.log');
   await options('C', 'yes');
   await alpha.sh('xl migrate web beta', { timeoutMs: 15 * 60_000 });
+  await arrived(beta);
   assert.is(await beta.guest('web').ask('get xvda 64'), 'on both hosts');
   assert.is((await beta.sh('drbdadm role web | sort -u')).stdout.trim(), 'Primary/Secondary');
   await beta.sh('xl migrate web alpha', { timeoutMs: 15 * 60_000 });
+  await arrived(alpha);
   assert.is(await alpha.guest('web').ask('get xvdb 0'), 'second disk');
   // It is setup that brings the settings back, because they are not those of the configuration.
   const { stdout } = await product.expect(0, 'setup', '--json');
