@@ -117,6 +117,8 @@ async function live(
         'fio',
         [
           '--name=load',
+          // A job in a process of its own would outlive the kill of fio.
+          '--thread',
           '--ioengine=nbd',
           `--uri=${place.uri('disk0')}`,
           '--rw=randwrite',
