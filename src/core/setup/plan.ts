@@ -568,8 +568,8 @@ function planMappers(lane: Lane, host: string, layout: DomainLayout): void {
 
 function planMetaData(lane: Lane, host: string, layout: DomainLayout, options: PlanOptions): void {
   const domain = layout.domain.name;
-  if (running(lane.view(host), domain) !== undefined) return;
   for (const volume of layout.volumes) {
+    if (running(lane.view(host), domain)?.volumes[volume.volume] !== undefined) continue;
     const path = lvPath(volume.volumeGroup, volume.metaLv);
     const meta = lane.view(host).facts.metaData[path] ?? { state: 'absent' };
     if (meta.state === 'valid' || meta.state === 'busy') continue;
@@ -605,8 +605,10 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
   const state = known(lane.view(host).facts.units, host, 'the state of units')[unit];
   const attached = (view: HostView): void => {
     const resources = known(view.facts.drbdRunning, host, 'the running resources');
-    if (resources.some((resource) => resource.name === domain)) return;
-    resources.push(foreseenResource(layout, view));
+    const foreseen = foreseenResource(layout, view);
+    const present = resources.find((resource) => resource.name === domain);
+    if (present === undefined) resources.push(foreseen);
+    else addVolumes(present, foreseen);
     view.adjust[domain] = [];
   };
   if (state?.activeState !== 'active' || state.fileState !== 'enabled') {
@@ -649,6 +651,23 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
       MEDIUM_MS,
     ),
   );
+}
+
+/** In a dry run: a resource that is up gets the volumes that it did not have, connected as it is. */
+function addVolumes(present: RunningResource, foreseen: RunningResource): void {
+  present.volumes = { ...foreseen.volumes, ...present.volumes };
+  const [connection] = present.connections;
+  const [more] = foreseen.connections;
+  if (connection === undefined || more === undefined) return;
+  const added = Object.values(more.volumes).map((volume) => ({
+    ...volume,
+    peerDisk: 'Inconsistent' as const,
+    replication: 'Established' as const,
+  }));
+  connection.volumes = {
+    ...Object.fromEntries(added.map((volume) => [volume.volume, volume])),
+    ...connection.volumes,
+  };
 }
 
 /** In a dry run: what a resource looks like right after it came up, by what its meta-data says. */
@@ -711,6 +730,8 @@ function jointLane(layout: DomainLayout, views: Views): { steps: Step[]; wait?: 
   for (const volume of layout.volumes) {
     const disk = resource.volumes[volume.volume]?.disk;
     const peerDisk = connection.volumes[volume.volume]?.peerDisk;
+    // Not up yet on one side: nothing can be said of it.
+    if (disk === undefined || peerDisk === undefined) continue;
     const zeroed = layout.hosts.filter(({ name }) => tagged(lane.view(name), volume, Tags.zeroed));
     if (disk === 'Inconsistent' && peerDisk === 'Inconsistent') {
       // The knowledge goes first: if this run dies in between, the next one copies everything.

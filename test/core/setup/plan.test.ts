@@ -144,6 +144,26 @@ test('a promotion that a dead run left behind is taken back, unless the guest ru
   }
 });
 
+test('a disk that is added to a running resource is made, taken as equal and nothing else is touched', () => {
+  const views = doneViews(desiredFrom());
+  const more = desiredFrom(
+    '- { vdev: xvda, volumeGroup: vg0, size: 1GiB }\n          - { vdev: xvdb, volumeGroup: vg0, size: 1GiB }',
+  );
+  for (const host of ['alpha', 'beta']) views[host]!.adjust['web'] = ['drbdsetup-84 new-minor web 108257 1'];
+  const all = commands(simulate(views, planner(more)).steps);
+  assert.ok(all.indexOf('drbdadm create-md --force web/1') < all.indexOf('drbdadm adjust web'));
+  assert.equal(
+    all.filter((command) => /create-md|new-current-uuid|primary|blkdiscard/.test(command)),
+    [
+      ...['alpha', 'beta'].flatMap(() => [
+        'blkdiscard --force --zeroout --verbose --step 1073741824 /dev/vg0/remus-web-1',
+        'drbdadm create-md --force web/1',
+      ]),
+      'drbdadm new-current-uuid --clear-bitmap web/1',
+    ],
+  );
+});
+
 test('zeroes known on one side only: everything is copied', () => {
   const desired = desiredFrom();
   const views = freshViews();
