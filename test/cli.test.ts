@@ -136,14 +136,10 @@ test('setup --watch applies a disk that is added, refuses one that is taken away
       };
       await until(/everything is in place/);
       await world.configure([...ONE_DISK, '{ vdev: xvdb, volumeGroup: vg0, size: 512MiB }']);
-      await until(/pair\.yaml has changed/);
-      assert.match(await until(/everything is in place|failed/), /^pair1: [1-9]\d* changes, everything/);
+      await until(/^pair1: [1-9]\d* changes, everything is in place/);
       assert.ok(world.pairs[0]?.hosts[0].machine.lvs.some(({ name }) => name === 'remus-guest1-1'));
       await world.configure(ONE_DISK);
-      assert.match(
-        await until(/in place|failed/),
-        /volume 1 is not in the configuration any more.*Tear guest1 down/,
-      );
+      await until(/volume 1 is not in the configuration any more.*Tear guest1 down/);
       child.kill('SIGTERM');
       assert.is(await ended, 0);
     } finally {
