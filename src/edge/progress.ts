@@ -48,6 +48,7 @@ export async function showJobs(jobs: readonly Job[], options: ProgressOptions): 
               task.title = `${job.title}: ${text}`;
             },
           });
+          task.title = job.title;
         } catch (error) {
           errors[index] = error;
           throw error;
