@@ -159,7 +159,12 @@ function firstOf(reason: string): string {
 }
 
 function claimsTable(claims: readonly Claim[]): string {
-  const table = new Table({ head: ['embedded pair', 'held', 'found'], style: { head: [], border: [] } });
+  const table = new Table({
+    head: ['embedded pair', 'held', 'found'],
+    style: { head: [], border: [] },
+    colWidths: [46, 6, 62],
+    wordWrap: true,
+  });
   for (const { claim, held, found } of claims) table.push([claim, held ? 'yes' : 'NO', found]);
   return table.toString();
 }
