@@ -79,7 +79,7 @@ export class LabGuest {
     const script = [
       `log=${this.consoleLog}`,
       `tty=$(xenstore-read "/local/domain/$(xl domid ${this.name})/console/tty")`,
-      'start=$(($(stat -c %s "$log") + 1))',
+      'start=$(($(stat -L -c %s "$log") + 1))',
       `printf '%s\\n' '${line}' >"$tty"`,
       `for try in $(seq ${timeoutSeconds * 5}); do`,
       `answer=$(tail -c "+$start" "$log" | tr -d '\\r' | sed -n 's/^lab-guest: ${verb} //p' | tail -n 1)`,

@@ -189,7 +189,7 @@ step(test, 'the guest migrates there and back with two primaries, and its disks 
     both((host) => host.sh(`drbdadm net-options --protocol=${protocol} --allow-two-primaries=${two} web`));
   // A guest arrives under another name, and its console's log keeps that name.
   const arrived = (host: LabHost): Promise<unknown> =>
-    host.sh('ln -sf guest-web--incoming.log /var/log/xen/console/guest-web.log');
+    host.sh('cd /var/log/xen/console && ln -sf guest-web--incoming.log guest-web.log');
   await options('C', 'yes');
   await alpha.sh('xl migrate web beta', { timeoutMs: 15 * 60_000 });
   await arrived(beta);
