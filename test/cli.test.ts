@@ -98,6 +98,17 @@ test('a dry run prints commands and differences by host, and changes nothing', a
   });
 });
 
+test('--overwrite of a volume that is not in the configuration is refused, and names those that are', async () => {
+  await inWorld(async (_world, cli) => {
+    const { code, stderr } = await cli('setup', '--overwrite', 'embedded-1b:vg0/other');
+    assert.is(code, 2);
+    assert.match(
+      stderr,
+      /no such volume; nothing was changed\. It has: embedded-1a:vg0\/remus-guest1-0, embedded-1b:vg0\/remus-guest1-0/,
+    );
+  });
+});
+
 test('a wrong configuration is exit code 2 with file, line and key; a host that is off is 4', async () => {
   await inWorld(async (world, cli) => {
     await world.pairs[0]?.hosts[1].powerCut();

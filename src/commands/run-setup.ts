@@ -2,6 +2,8 @@
 import { join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { ExitCode, OperatorError } from '../core/errors.js';
+import type { DomainLayout } from '../core/model.js';
+import { overwriteName } from '../core/setup/content.js';
 import { packageDirectory } from '../edge/assets.js';
 import { loadConfiguration } from '../edge/load.js';
 import { closeLog, createLog, type Log, type LogLevel } from '../edge/log.js';
@@ -43,6 +45,7 @@ export async function runSetup(
 ): Promise<ExitCode> {
   const apply = async (): Promise<{ dependsOn: string[]; code: ExitCode }> => {
     const { loaded, works } = await loadWork(options.config);
+    refuseUnknownVolumes(loaded.layouts, options.overwrite);
     const outcomes = await withLog(options, (log) =>
       overPairs(
         works,
@@ -72,6 +75,22 @@ export async function runSetup(
     report: options.print,
   });
   return ExitCode.ok;
+}
+
+/** A name that was mistyped must not look as if it had been taken. */
+function refuseUnknownVolumes(layouts: readonly DomainLayout[], overwrite: ReadonlySet<string>): void {
+  const known = layouts.flatMap(({ hosts, volumes }) =>
+    volumes
+      .filter(({ role }) => role === 'disk')
+      .flatMap((volume) => hosts.map(({ name }) => overwriteName(name, volume))),
+  );
+  for (const name of overwrite) {
+    if (known.includes(name)) continue;
+    throw new OperatorError(
+      `--overwrite ${name}: the configuration has no such volume; nothing was changed. It has: ${known.join(', ')}`,
+      ExitCode.usage,
+    );
+  }
 }
 
 export async function runTeardown(
