@@ -275,7 +275,7 @@ step(test, 'a volume with data on the backup is refused, then overwritten becaus
 
 step(test, 'teardown keeps the data, and setup takes it up again without a sync', async () => {
   await product.expect(0, 'teardown', 'web');
-  assert.match((await alpha.sh('lvs --noheadings -o lv_name')).stdout, /remus-web-0\n/);
+  assert.match((await alpha.sh('lvs --noheadings -o lv_name')).stdout, /^\s*remus-web-0\s*$/m);
   const { stdout } = await product.expect(0, 'setup', '--json');
   assert.not.match(stdout, /create-md|blkdiscard|primary --force|new-current-uuid/);
   await assertInSync();
