@@ -277,7 +277,13 @@ step(test, 'teardown keeps the data, and setup takes it up again without a sync'
   await product.expect(0, 'teardown', 'web');
   assert.match((await alpha.sh('lvs --noheadings -o lv_name')).stdout, /^\s*remus-web-0\s*$/m);
   const { stdout } = await product.expect(0, 'setup', '--json');
-  assert.not.match(stdout, /create-md|blkdiscard|primary --force|new-current-uuid/);
+  const { pairs } = JSON.parse(stdout) as { pairs: { changes: { title: string }[] }[] };
+  const titles = pairs.flatMap(({ changes }) => changes.map(({ title }) => title));
+  assert.ok(titles.some((title) => title.startsWith('enable and start')));
+  assert.equal(
+    titles.filter((title) => /meta-data of|zeroes|first sync|extend LV/.test(title)),
+    [],
+  );
   await assertInSync();
 });
 
