@@ -32,7 +32,7 @@ import {
 } from '../names.js';
 import { formatSize } from '../units.js';
 import { textFile, type DesiredFile } from './files.js';
-import { LONG_MS, MEDIUM_MS, SHORT_MS, type Round, type Step, type Wait } from './step.js';
+import { commandStep, LONG_MS, MEDIUM_MS, type Round, type Step, type Wait } from './step.js';
 import { known, peerCertificatePath, running, TLS_KEY, type HostView, type Views } from './view.js';
 
 /** What one pair has to look like. */
@@ -124,31 +124,11 @@ function refuseChanges(desired: Desired, view: HostView): void {
   if (problems.length > 0) throw new OperatorErrors(problems);
 }
 
-function run(
-  host: string,
-  domain: string | undefined,
-  title: string,
-  reason: string,
-  argv: string[],
-  effect: Step['effect'],
-  deadlineMs = SHORT_MS,
-): Step {
-  return {
-    host,
-    ...(domain === undefined ? {} : { domain }),
-    title,
-    reason,
-    action: { kind: 'run', argv },
-    deadlineMs,
-    effect,
-  };
-}
-
 function planDirectories(lane: Lane, host: string): void {
   const mode = lane.view(host).tls.directoryMode;
   if (mode === 0o700) return;
   lane.add(
-    run(
+    commandStep(
       host,
       undefined,
       `make ${Paths.tls}`,
@@ -175,7 +155,7 @@ function planDiversions(lane: Lane, host: string, desired: Desired): void {
     if (diversions.some((diversion) => diversion.path === path)) continue;
     const aside = `${path}.distrib`;
     lane.add(
-      run(
+      commandStep(
         host,
         undefined,
         `keep the distribution's ${path} aside`,
@@ -200,7 +180,7 @@ function planFiles(lane: Lane, host: string, desired: Desired): void {
   for (const file of filesFor(desired, lane.view(host))) addFile(lane, host, file);
   if (!lane.view(host).reloadNeeded) return;
   lane.add(
-    run(
+    commandStep(
       host,
       undefined,
       'let systemd read its units again',
@@ -244,7 +224,7 @@ function planModules(lane: Lane, host: string): void {
   );
   if (missing.length === 0) return;
   lane.add(
-    run(
+    commandStep(
       host,
       undefined,
       'load kernel modules',
@@ -265,7 +245,7 @@ function certificateToCome(host: string): string {
 function planCertificates(lane: Lane, host: string, desired: Desired): void {
   if (lane.view(host).tls.certificate === undefined) {
     lane.add(
-      run(
+      commandStep(
         host,
         undefined,
         'make the private key and certificate',
@@ -370,7 +350,7 @@ function addVolume(
   }
   const tags: string[] = holdsData ? [Tags.made, Tags.fresh] : [Tags.made];
   lane.add(
-    run(
+    commandStep(
       host,
       domain,
       `make LV ${volumeGroup}/${name} (${formatSize(sizeBytes)})`,
@@ -415,7 +395,7 @@ function planSpare(lane: Lane, host: string, domain: string, volume: VolumeLayou
   }
   if (mapperBytes(found.sizeBytes) >= bytes) return;
   lane.add(
-    run(
+    commandStep(
       host,
       domain,
       `extend LV ${volumeGroup}/${dataLv} by an extent`,
@@ -458,7 +438,7 @@ function refuseForeign(
 
 function activate(lane: Lane, host: string, domain: string, volumeGroup: string, name: string): void {
   lane.add(
-    run(
+    commandStep(
       host,
       domain,
       `activate LV ${volumeGroup}/${name}`,
@@ -495,7 +475,7 @@ function planZeroes(lane: Lane, host: string, domain: string, volume: VolumeLayo
     );
   }
   const argv = ['blkdiscard', '--force', '--zeroout', '--verbose', '--step', String(2 ** 30), path];
-  const step = run(
+  const step = commandStep(
     host,
     domain,
     `fill ${path} with zeroes`,
@@ -518,7 +498,7 @@ function changeTags(
 ): Step {
   const name = `${volume.volumeGroup}/${volume.dataLv}`;
   const words = [...remove.map((tag) => `-${tag}`), ...add.map((tag) => `+${tag}`)].join(' ');
-  return run(
+  return commandStep(
     host,
     domain,
     `tag LV ${name} ${words}`,
@@ -543,7 +523,7 @@ function planMappers(lane: Lane, host: string, layout: DomainLayout): void {
   );
   if (missing.length === 0) return;
   lane.add(
-    run(
+    commandStep(
       host,
       layout.domain.name,
       `map the devices of ${layout.domain.name}`,
@@ -584,7 +564,7 @@ function planMetaData(lane: Lane, host: string, layout: DomainLayout, options: P
     const problem = contentProblem(layout, host, volume, lane.view(host), options.overwrite);
     if (problem !== undefined) throw new OperatorError(problem, ExitCode.refused);
     lane.add(
-      run(
+      commandStep(
         host,
         domain,
         `make the DRBD meta-data of ${domain}/${volume.volume} on ${path}`,
@@ -613,7 +593,7 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
   };
   if (state?.activeState !== 'active' || state.fileState !== 'enabled') {
     lane.add(
-      run(
+      commandStep(
         host,
         domain,
         `enable and start ${unit}`,
@@ -636,7 +616,7 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
   // A resource file written in this round may ask for more; the next round sees it.
   if (running(lane.view(host), domain) !== undefined && commands?.length === 0) return;
   lane.add(
-    run(
+    commandStep(
       host,
       domain,
       `adjust the DRBD resource ${domain}`,
@@ -763,7 +743,7 @@ function jointLane(layout: DomainLayout, views: Views): { steps: Step[]; wait?: 
 
 function skipSync(layout: DomainLayout, volume: VolumeLayout, source: string): Step {
   const domain = layout.domain.name;
-  return run(
+  return commandStep(
     source,
     domain,
     `take ${domain}/${volume.volume} as equal on both sides, without a first sync`,
@@ -792,7 +772,7 @@ function planDemotion(lane: Lane, layout: DomainLayout, host: string): void {
 }
 
 function demotion(host: string, domain: string): Step {
-  return run(
+  return commandStep(
     host,
     domain,
     `make ${domain} secondary again`,
@@ -821,7 +801,7 @@ function firstSync(layout: DomainLayout, source: string): Step[] {
       [Tags.promoted],
       'the resource is about to be promoted for the first sync',
     ),
-    run(
+    commandStep(
       source,
       domain,
       `take ${source} as the source of ${domain} and start the first sync`,

@@ -48,8 +48,22 @@ export interface Round {
 }
 
 /** A short command: it only talks to the kernel or to a daemon. */
-export const SHORT_MS = 60_000;
+const SHORT_MS = 60_000;
 /** Commands that may wait for devices or for a slow disk. */
 export const MEDIUM_MS = 5 * 60_000;
 /** Work that grows with the size of a disk; a day is a bound, not an expectation. */
 export const LONG_MS = 24 * 60 * 60_000;
+
+/** A step that runs one command. */
+export function commandStep(
+  host: string,
+  domain: string | undefined,
+  title: string,
+  reason: string,
+  argv: string[],
+  effect: Step['effect'],
+  deadlineMs = SHORT_MS,
+): Step {
+  const base = { host, title, reason, action: { kind: 'run' as const, argv }, deadlineMs, effect };
+  return domain === undefined ? base : { ...base, domain };
+}

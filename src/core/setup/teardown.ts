@@ -11,7 +11,7 @@ import { TLS_CERTIFICATE, XEN_SCRIPTS, type Diversion } from '../facts.js';
 import { Paths, Tags, unitName } from '../names.js';
 import type { DomainLayout } from '../model.js';
 import type { Desired } from './plan.js';
-import { MEDIUM_MS, SHORT_MS, type Round, type Step } from './step.js';
+import { commandStep, MEDIUM_MS, type Round, type Step } from './step.js';
 import { known, peerCertificatePath, running, TLS_KEY, type HostView, type Views } from './view.js';
 
 export interface TeardownOptions {
@@ -61,19 +61,6 @@ function refuseInUse(layout: DomainLayout, view: HostView): void {
   );
 }
 
-function step(
-  host: string,
-  domain: string | undefined,
-  title: string,
-  reason: string,
-  argv: string[],
-  effect: Step['effect'],
-  deadlineMs = SHORT_MS,
-): Step {
-  const base = { host, title, reason, action: { kind: 'run' as const, argv }, deadlineMs, effect };
-  return domain === undefined ? base : { ...base, domain };
-}
-
 function domainSteps(
   layout: DomainLayout,
   view: HostView,
@@ -87,7 +74,7 @@ function domainSteps(
   const state = known(view.facts.units, host, 'the state of units')[unit];
   if (state !== undefined && (state.activeState === 'active' || state.fileState === 'enabled')) {
     steps.push(
-      step(
+      commandStep(
         host,
         domain,
         `stop and disable ${unit}`,
@@ -107,7 +94,7 @@ function domainSteps(
   } else if (running(view, domain) !== undefined || mapped(view, layout)) {
     // The unit is gone or failed, but what it made is there.
     steps.push(
-      step(
+      commandStep(
         host,
         domain,
         `take the devices of ${domain} down`,
@@ -151,7 +138,7 @@ function removeFiles(view: HostView, domain: string | undefined, paths: readonly
   if (present.length === 0) return [];
   const what = domain === undefined ? 'the files that all domains share' : `the files of ${domain}`;
   return [
-    step(
+    commandStep(
       view.facts.host,
       domain,
       `remove ${what}`,
@@ -181,7 +168,7 @@ function volumeSteps(layout: DomainLayout, view: HostView, options: TeardownOpti
     const found = present.find((volume) => volume.volumeGroup === volumeGroup && volume.name === name);
     if (found === undefined || !found.tags.includes(Tags.made)) return [];
     return [
-      step(
+      commandStep(
         host,
         domain,
         `remove LV ${volumeGroup}/${name}`,
@@ -229,7 +216,7 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
     const diversion = diversionOf(view, path);
     if (diversion === undefined) continue;
     steps.push(
-      step(
+      commandStep(
         host,
         undefined,
         `put the distribution's ${path} back`,
@@ -248,7 +235,7 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
     .map(([folder]) => folder);
   if (folders.length > 0) {
     steps.push(
-      step(
+      commandStep(
         host,
         undefined,
         'remove the folders that are empty now',
@@ -263,7 +250,7 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
   }
   if (steps.length > 0) {
     steps.push(
-      step(
+      commandStep(
         host,
         undefined,
         'let systemd forget the units',
