@@ -18,14 +18,12 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { BLOCK_BYTES } from '../core/journal/types.js';
 import type { Disk } from '../core/journal/types.js';
-import { native } from './native.js';
+import { native, PIECES_MAX } from './native.js';
 
 /** A write that takes longer than this was not only a copy, nor one that the scheduler interrupted. */
 const SLOW_WRITE_MS = 20;
 /** How long writes then go through the pool. */
 const POOL_FOR_MS = 250;
-/** Linux takes no more pieces in one call. */
-const PIECES_MAX = 1024;
 const BOUNCE_BYTES = 1 << 20;
 const BOUNCES_MAX = 8;
 const ZEROS = Buffer.alloc(256 << 10);
@@ -108,17 +106,12 @@ export class FileDisk implements Disk {
     if (now < this.poolUntil || pieces.length > PIECES_MAX) return this.writePooled(pieces, offsetBytes);
     let total = 0;
     for (const piece of pieces) total += piece.length;
-    try {
-      const written =
-        pieces.length === 1
-          ? fs.writeSync(this.fd, pieces[0] as Uint8Array, 0, total, offsetBytes)
-          : fs.writevSync(this.fd, pieces, offsetBytes);
-      if (performance.now() - now > SLOW_WRITE_MS) this.poolUntil = now + POOL_FOR_MS;
-      if (written === total) return undefined;
-      return this.writePooled(behind(pieces, written), offsetBytes + written);
-    } catch (error) {
-      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
-    }
+    const written = native().writeNow(this.fd, pieces, offsetBytes);
+    if (performance.now() - now > SLOW_WRITE_MS) this.poolUntil = now + POOL_FOR_MS;
+    if (written === total) return undefined;
+    // What is missing, and what the error is called, the pool's call finds out.
+    const done = Math.max(0, written);
+    return this.writePooled(behind(pieces, done), offsetBytes + done);
   }
 
   async zero(offsetBytes: number, lengthBytes: number): Promise<void> {

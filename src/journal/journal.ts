@@ -62,6 +62,7 @@ import type {
 } from '../core/journal/types.js';
 import { Drain } from './drain.js';
 import type { DrainOptions } from './drain.js';
+import { native } from './native.js';
 
 /** Time, given from outside. */
 export interface Clock {
@@ -302,6 +303,7 @@ export class EpochJournal {
   private readonly drain: Drain;
   private readonly barrierVolume: number;
   private readonly plan: ReadPlan;
+  private readonly crc: (bytes: Uint8Array) => number = native().crc32c ?? crcOf;
 
   private generation: number;
   private head: Head;
@@ -861,7 +863,7 @@ export class EpochJournal {
     for (let index = 0; index < count; index++) {
       const request = requests[index] as WriteRequest;
       const { data, op, volume, sector, sectors } = request;
-      putDescriptor(view, index, { op, volume, sector, sectors, crc: data === null ? 0 : crcOf(data) });
+      putDescriptor(view, index, { op, volume, sector, sectors, crc: data === null ? 0 : this.crc(data) });
       pieces.push(data ?? ZEROS.subarray(0, SECTOR_BYTES));
     }
     const header = this.nextHeader(FrameKind.data, count, headerSectors, payload, closes, this.log.term);
