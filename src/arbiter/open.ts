@@ -1,0 +1,61 @@
+/** Makes the arbiter that a pair is configured with, on one of its hosts. */
+import { join } from 'node:path';
+import type { Arbiter } from '../core/claim/types.js';
+import type { Arbiter as ArbiterSettings } from '../core/model.js';
+import { Paths } from '../core/names.js';
+import type { Log } from '../edge/log.js';
+import { readBootId } from '../edge/term-store.js';
+import { EtcdArbiter } from './etcd.js';
+import { FenceArbiter } from './fence.js';
+import { OperatorArbiter } from './operator.js';
+import { SshArbiter } from './ssh.js';
+import { unsafeArbiter } from './unsafe.js';
+
+export interface ArbiterContext {
+  /** This host and the other one of the pair, by their names in the configuration. */
+  host: string;
+  peer: string;
+  domain: string;
+  log: Log;
+  /** With `fence`: how long this host waits before it switches the other one off. */
+  fenceDelayMs?: number;
+}
+
+/** Made by setup on each host with the arbiter `ssh`. */
+export const ArbiterSshFiles = {
+  identity: `${Paths.etc}/ssh/id_ed25519`,
+  knownHosts: `${Paths.etc}/ssh/known_hosts`,
+} as const;
+
+/**
+ * The arbiter for one domain. Nothing is asked of it yet.
+ *
+ * @throws OperatorError usage: settings that no arbiter can be made of
+ */
+export async function openArbiter(settings: ArbiterSettings, context: ArbiterContext): Promise<Arbiter> {
+  const { host, peer, domain, log } = context;
+  const directory = join(Paths.state, domain);
+  switch (settings.kind) {
+    case 'etcd': {
+      const { kind: _, ...rest } = settings;
+      return new EtcdArbiter(rest);
+    }
+    case 'ssh': {
+      const { user, host: machine, port, directory: claims } = settings;
+      const { identity: identityFile, knownHosts: knownHostsFile } = ArbiterSshFiles;
+      return new SshArbiter(
+        { user, host: machine, port, directory: claims, identityFile, knownHostsFile },
+        log,
+      );
+    }
+    case 'fence': {
+      const agent = settings.agents[peer] ?? [];
+      const delayMs = context.fenceDelayMs ?? 0;
+      return new FenceArbiter({ host, peer, agent, directory, bootId: await readBootId(), delayMs });
+    }
+    case 'operator':
+      return new OperatorArbiter(directory);
+    case 'unsafe-may-split':
+      return unsafeArbiter;
+  }
+}
