@@ -161,6 +161,7 @@ export class FenceArbiter implements Arbiter {
     if (record?.term !== term) {
       return `${host} is not in term ${term} of ${domain}, its record has ${record?.term ?? 'none'}`;
     }
+    if (record.phase !== 'protected') return `term ${term} of ${domain} is ${record.phase}, not protected`;
     if (record.boot !== bootId) {
       return `${host} was started anew during term ${term} of ${domain}, so ${peer} may have won it`;
     }

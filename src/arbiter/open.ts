@@ -36,10 +36,8 @@ export async function openArbiter(settings: ArbiterSettings, context: ArbiterCon
   const { host, peer, domain, log } = context;
   const directory = join(Paths.state, domain);
   switch (settings.kind) {
-    case 'etcd': {
-      const { kind: _, ...rest } = settings;
-      return new EtcdArbiter(rest);
-    }
+    case 'etcd':
+      return new EtcdArbiter(settings);
     case 'ssh': {
       const { user, host: machine, port, directory: claims } = settings;
       const { identity: identityFile, knownHosts: knownHostsFile } = ArbiterSshFiles;
