@@ -45,6 +45,7 @@ import {
   XL_MAGIC,
   XlFlag,
 } from './format.js';
+import { Gather } from './gather.js';
 import type { Layer } from './format.js';
 import type { StreamErrorCode } from './error.js';
 
@@ -103,7 +104,6 @@ type Phase =
 type LibxlPlace = 'before' | 'checkpoint' | 'after';
 
 const BODIES: ReadonlySet<Phase> = new Set<Phase>(['config', 'config-rest', 'record-body']);
-const CONFIG_FIRST_BYTES = 4096;
 
 export class StreamDecoder {
   #phase: Phase = 'xl-header';
@@ -118,8 +118,7 @@ export class StreamDecoder {
   #configIsJson = false;
   #optionalBytes = 0;
   #configLength = 0;
-  #config = Buffer.alloc(0);
-  #configFilled = 0;
+  #config: Gather | null = null;
 
   #layer: Layer = 'libxl';
   #place: LibxlPlace = 'before';
@@ -161,7 +160,7 @@ export class StreamDecoder {
       this.#fail('after-end', 'nothing behind the END record', 'more bytes', this.#headerBytes);
     if (chunk.length > this.#missing)
       throw new RangeError(`${chunk.length} bytes pushed where at most ${this.#missing} may be`);
-    if (this.#phase === 'config') this.#keepConfig(chunk);
+    if (this.#phase === 'config') this.#config?.push(chunk);
     else if (!BODIES.has(this.#phase)) {
       if (this.#headerWhole) this.#headerBytes = 0;
       this.#header.set(chunk, this.#headerBytes);
@@ -237,21 +236,8 @@ export class StreamDecoder {
     if (this.#configLength > left)
       this.#fail('bad-length', `a configuration of at most ${left} bytes`, `${this.#configLength}`);
     if (this.#configLength === 0) return this.#optionalRest();
+    this.#config = new Gather(this.#configLength);
     return this.#next('config', this.#configLength);
-  }
-
-  /** Grows as bytes arrive: a length that is only claimed takes no memory. */
-  #keepConfig(chunk: Uint8Array): void {
-    const filled = this.#configFilled + chunk.length;
-    if (filled > this.#config.length) {
-      const grown = Buffer.alloc(
-        Math.min(this.#configLength, Math.max(filled, 2 * this.#config.length, CONFIG_FIRST_BYTES)),
-      );
-      this.#config.copy(grown);
-      this.#config = grown;
-    }
-    this.#config.set(chunk, this.#configFilled);
-    this.#configFilled = filled;
   }
 
   #optionalRest(): StreamEvent | null {
@@ -260,8 +246,8 @@ export class StreamDecoder {
   }
 
   #streamStart(): StreamEvent {
-    const config = this.#configLength > 0 ? this.#config : null;
-    this.#config = Buffer.alloc(0);
+    const config = this.#config?.take() ?? null;
+    this.#config = null;
     this.#next('libxl-header', LIBXL_HEADER_BYTES);
     return { kind: 'stream-start', config, configIsJson: this.#configIsJson };
   }

@@ -21,6 +21,10 @@ export type StreamErrorCode =
   | 'bad-length'
   /** The contents of a record are not what its header says. */
   | 'bad-body'
+  /** More pages than the guest may have, or more bytes in one checkpoint than there is room for. */
+  | 'over-limit'
+  /** The stream ended before the first whole checkpoint. */
+  | 'truncated'
   /** Bytes behind the end of the stream. */
   | 'after-end';
 

@@ -89,6 +89,18 @@ export type RecordRule = {
   | { refused: string }
 );
 
+/** Bits 60 to 63 of a page number in PAGE_DATA. Page tables (1 to 4, pinned with bit 3) are those of PV guests. */
+export const PageType = { normal: 0x0, broken: 0xd, allocateOnly: 0xe, invalid: 0xf } as const;
+/** Types 5 to 8 are reserved. Broken, unallocated and invalid pages have no data in the record. */
+export function isPageType(type: number): boolean {
+  return type <= 4 || (type >= 9 && type <= 0xf);
+}
+export function hasPageData(type: number): boolean {
+  return type < PageType.broken;
+}
+/** Pages in one record, at most: libxc's own batches. */
+export const BATCH_PAGES = 1024;
+
 const MIB = 1 << 20;
 /** libxc refuses to read a longer record, whatever its type. */
 export const RECORD_BYTES_MAX = 128 * MIB;
