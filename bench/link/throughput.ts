@@ -20,6 +20,7 @@ import type { AddressInfo } from 'node:net';
 import { loadavg, tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { connectLink } from '../../src/link/client.js';
 import type { Route } from '../../src/link/client.js';
@@ -52,7 +53,7 @@ type Kind = 'tls' | 'local';
 /** Reads the source over and over into a few buffers, as a sender does from its pipe. */
 class Source {
   readonly #fd: number;
-  readonly #free = Array.from({ length: 3 }, () => Buffer.allocUnsafeSlow(MIB));
+  readonly #free: Buffer[] = Array.from({ length: 3 }, () => Buffer.allocUnsafeSlow(MIB));
   #waiting: (() => void) | undefined;
 
   constructor(path: string) {
@@ -224,7 +225,7 @@ async function sshSample(base: string, sshd: Sshd): Promise<Sample> {
   const exited = once(child, 'exit');
   let begun = 0;
   let seconds = 0;
-  for await (const line of createInterface(child.stdout)) {
+  for await (const line of createInterface(child.stdout as Readable)) {
     if (line === 'begun') begun = performance.now();
     if (line === 'done') seconds = (performance.now() - begun) / 1000;
   }
@@ -359,9 +360,10 @@ function report(samples: Map<Row, Sample[]>): void {
     const epochMib = Number(/(\d+) MiB/.exec(row)?.[1]);
     if (epochMs.length === 0) continue;
     const added = of(row).map((each) => median(each.epochMs ?? []) - (epochMib / each.mibPerSecond) * 1000);
+    const emptyMs = of(row).flatMap((each) => each.emptyMs ?? []);
     console.log(
-      `  one epoch, to its acknowledgement: ${median(epochMs).toFixed(2)} ms, ` +
-        `beyond the transfer at the streaming rate: ${median(added).toFixed(2)} ms`,
+      `  an epoch alone, to its acknowledgement: ${median(epochMs).toFixed(2)} ms, ` +
+        `beyond its share of the stream: ${median(added).toFixed(2)} ms; an empty one: ${median(emptyMs).toFixed(2)} ms`,
     );
   }
   console.log(`load at the end ${loadavg()[0]?.toFixed(1)}`);
