@@ -2,6 +2,7 @@
  * The journal's server for the benchmark, as a process of its own:
  *     serve.ts FOLDER JOURNAL_MIB DISK_MIB (through | epochs | hold)
  * `epochs` closes and commits an epoch every 100 ms, as protection does; `hold` commits nothing.
+ * On SIGHUP it commits and drains what it has, and says so in a line.
  * On SIGUSR2 it prints its state and memory as one line of JSON.
  */
 import { randomBytes } from 'node:crypto';
@@ -38,6 +39,8 @@ async function main(): Promise<void> {
       journal.commit(epoch).then(
         () => {
           if (bytes > MIB) commitMs.push(performance.now() - begun);
+          settling?.();
+          settling = null;
         },
         (error: unknown) => console.error(error),
       );
@@ -49,14 +52,21 @@ async function main(): Promise<void> {
     log: { info: () => 0, warn: console.error },
   });
   let epoch = 0;
-  if (mode === 'epochs') {
-    setInterval(() => {
-      const data = encodeMarker({ domain: 'bench', term: 1, session: session.id, epoch: ++epoch });
-      const sink = { written: () => undefined };
-      journal.submit({ op: DescriptorOp.write, volume: 1, sector: 0, sectors: 8, data, sink });
-      journal.kick();
-    }, 100);
-  }
+  let settling: (() => void) | null = null;
+  const mark = (): void => {
+    const data = encodeMarker({ domain: 'bench', term: 1, session: session.id, epoch: ++epoch });
+    const sink = { written: () => undefined };
+    journal.submit({ op: DescriptorOp.write, volume: 1, sector: 0, sectors: 8, data, sink });
+    journal.kick();
+  };
+  if (mode === 'epochs') setInterval(mark, 100);
+  process.on('SIGHUP', () => {
+    settling = (): void => {
+      void journal.drained().then(() => console.log('settled'));
+    };
+    if (mode === 'through') settling();
+    else mark();
+  });
   process.on('SIGUSR2', () => {
     const { counters, usedBytes, indexEntries, indexBytesMax, indexEntriesMax, full } = journal.state();
     const memory = process.resourceUsage().maxRSS * 1024;
@@ -77,7 +87,6 @@ async function main(): Promise<void> {
     );
   });
   process.on('SIGTERM', () => process.exit(0));
-  console.log('ready');
 }
 
 void main();

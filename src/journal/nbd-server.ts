@@ -161,6 +161,7 @@ export class NbdServer {
   }
 
   flushDirty(): void {
+    if (this.dirty.length === 0) return;
     for (const connection of this.dirty.splice(0)) connection.flushReplies();
   }
 
@@ -906,8 +907,11 @@ class Connection implements WriteSink {
   private sendOut(): void {
     if (this.closed || this.holding || (this.outLength === 0 && this.pieces.length === 0)) return;
     const { socket } = this;
-    const cork = this.pieces.length > 0;
-    if (cork) socket.cork();
+    if (this.pieces.length === 0) {
+      this.sendBuffer();
+      return;
+    }
+    socket.cork();
     if (this.outLength > 0) this.sendBuffer();
     for (const piece of this.pieces.splice(0)) {
       this.backlog += piece.length;
@@ -915,7 +919,7 @@ class Connection implements WriteSink {
         this.sent(piece.length);
       });
     }
-    if (cork) socket.uncork();
+    socket.uncork();
   }
 
   private sendBuffer(): void {

@@ -216,13 +216,17 @@ export interface Refusal {
  */
 export function refuseRequest(request: RequestHeader, info: ExportInfo, structured: boolean): Refusal | null {
   const { type, flags, offset, length } = request;
-  const name = COMMAND_NAMES[type];
-  const words = `${name ?? `command ${type}`} offset=${offset} length=${length} flags=0x${flags.toString(16)}`;
-  const refuse = (errno: number, why: string): Refusal => ({ errno, reason: `${words}: ${why}` });
+  const refuse = (errno: number, why: string): Refusal => {
+    const name = COMMAND_NAMES[type] ?? `command ${type}`;
+    return {
+      errno,
+      reason: `${name} offset=${offset} length=${length} flags=0x${flags.toString(16)}: ${why}`,
+    };
+  };
   if (type === Command.disconnect) return null;
   const allowed = FLAGS_ALLOWED[type];
   if (allowed === undefined)
-    return refuse(NbdErrno.EINVAL, name === undefined ? 'unknown command' : 'was not offered');
+    return refuse(NbdErrno.EINVAL, COMMAND_NAMES[type] === undefined ? 'unknown command' : 'was not offered');
   const known = type === Command.read && !structured ? allowed & ~CommandFlag.df : allowed;
   if (flags & ~known) return refuse(NbdErrno.EINVAL, 'unknown flags');
   if (type === Command.flush) {
