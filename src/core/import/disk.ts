@@ -50,7 +50,7 @@ function parsePrefixed(text: string): Parsed<OldDisk> {
   const [source = '', device = '', mode = ''] = parts;
   const vdev = parseVdev(device);
   if ('problem' in vdev) return { problem: `${vdev.problem} in ${show(text)}` };
-  const access = parseAccess(mode === '' ? 'w' : mode);
+  const access = parseAccess(mode);
   if ('problem' in access) return access;
   const found = parseSource(source);
   if ('problem' in found) return found;
@@ -153,7 +153,7 @@ function parseXl(text: string): Parsed<OldDisk> {
   }
   const vdev = parseVdev(found.get('vdev') ?? '');
   if ('problem' in vdev) return { problem: `${vdev.problem} in ${show(text)}` };
-  const access = parseAccess(found.get('access') ?? 'w');
+  const access = parseAccess(found.get('access') ?? '');
   if ('problem' in access) return access;
   const cdrom = vdev.value.cdrom || found.get('devtype') === 'cdrom';
   const backing = xlBacking(found);
@@ -198,7 +198,7 @@ function parseVdev(device: string): Parsed<{ vdev: string; cdrom: boolean }> {
 
 function parseAccess(mode: string): Parsed<OldDisk['access']> {
   if (/^(?:r|ro)$/.test(mode)) return { value: 'read' };
-  if (/^(?:w|rw)$/.test(mode)) return { value: 'write' };
+  if (/^(?:|w|rw)$/.test(mode)) return { value: 'write' };
   if (/^(?:!|w!|r!)$/.test(mode)) return { value: 'shared' };
   return { problem: `${show(mode)} is no mode of a disk (r, w or w!)` };
 }

@@ -108,8 +108,8 @@ export class Ledger {
         const fate = notes.reduce<Fate>((worst, note) => graver(worst, note.fate), 'not-needed');
         return { line: index + 1, text, fate, note: notes.map((note) => note.text).join('; ') };
       }
-      if (raw.trim() === '') return { line: index + 1, text, fate: 'not-needed', note: 'empty' };
-      if (/^\s*#/.test(raw)) return { line: index + 1, text, fate: 'not-needed', note: 'a comment' };
+      if (/^[\s;]*$/.test(raw)) return { line: index + 1, text, fate: 'not-needed', note: 'empty' };
+      if (/^[\s;]*#/.test(raw)) return { line: index + 1, text, fate: 'not-needed', note: 'a comment' };
       throw new Error(`line ${index + 1} was not accounted for: ${text}`);
     });
   }
