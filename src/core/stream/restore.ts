@@ -131,7 +131,8 @@ export class StreamRestore {
         `${this.#keptBytes}`,
       );
     this.#bodyOffset = this.#decoder.offset;
-    if (record.bodyBytes > 0) this.#gather = new Gather(record.lengthBytes);
+    this.#gather = new Gather(record.lengthBytes);
+    if (record.bodyBytes === 0) this.#recordEnd(record);
   }
 
   #recordEnd(info: RecordInfo): void {
