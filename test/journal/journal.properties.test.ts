@@ -7,6 +7,7 @@
  * forward the disks are that prefix, rolled back they are exactly what was written before the marker of the
  * commit, and the ranges reported are exactly what was written after it.
  */
+import { randomInt } from 'node:crypto';
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -16,6 +17,7 @@ import type { VolumeRange, VolumeSpec } from '../../src/core/journal/types.js';
 import { EpochJournal, formatJournal } from '../../src/journal/journal.js';
 import type { WriteRequest } from '../../src/journal/journal.js';
 import { choices, ModelDisk, World } from './model.js';
+import type { ModelDiskOptions } from './model.js';
 
 const KIB = 1024;
 const JOURNAL_BYTES = 24 * KIB + 6 * 64 * KIB;
@@ -65,15 +67,14 @@ class Run {
     this.choose = choices(seed);
     this.fills = seed % 3 === 0;
     this.base = VOLUMES.map((volume) => Buffer.alloc(volume.sizeBytes));
-    this.journalDisk = this.disk(Buffer.alloc(JOURNAL_BYTES));
-    this.targets = VOLUMES.map((volume) => this.disk(Buffer.alloc(volume.sizeBytes)));
+    this.journalDisk = new ModelDisk(this.world, Buffer.alloc(JOURNAL_BYTES), this.journalOptions);
+    this.targets = VOLUMES.map(
+      (volume) => new ModelDisk(this.world, Buffer.alloc(volume.sizeBytes), this.targetOptions),
+    );
   }
 
-  readonly slow = { slow: (): boolean => this.choose(3) === 0 };
-
-  disk(image: Buffer): ModelDisk {
-    return new ModelDisk(this.world, image, this.slow);
-  }
+  readonly journalOptions = { slow: (): boolean => this.choose(3) === 0 };
+  readonly targetOptions = { ...this.journalOptions, wholeSectors: true };
 
   get live(): EpochJournal {
     if (this.journal === null) throw new Error('no journal is open');
@@ -277,13 +278,13 @@ class Run {
     this.world.stop();
     const kill = this.choose(3) === 0;
     const world = new World();
-    const after = (disk: ModelDisk): ModelDisk => {
-      if (kill) return disk.afterKill(world, this.choose, this.slow);
-      return new ModelDisk(world, disk.afterPowerCut(this.choose), this.slow);
+    const after = (disk: ModelDisk, options: ModelDiskOptions): ModelDisk => {
+      if (kill) return disk.afterKill(world, this.choose, options);
+      return new ModelDisk(world, disk.afterPowerCut(this.choose), options);
     };
     this.world = world;
-    this.journalDisk = after(this.journalDisk);
-    this.targets = this.targets.map(after);
+    this.journalDisk = after(this.journalDisk, this.journalOptions);
+    this.targets = this.targets.map((target) => after(target, this.targetOptions));
     this.journal = null;
   }
 
@@ -497,48 +498,79 @@ async function play(seed: number, commands: readonly Command[]): Promise<Run> {
   return run;
 }
 
+/** A seed for the choices of the run, and its script. */
+const scripts = fc.tuple(
+  fc.integer(),
+  fc.array(fc.tuple(fc.nat(99), fc.nat(1000), fc.nat(1000)), { minLength: 5, maxLength: 250, size: 'max' }),
+);
+
+async function playScript([seed, commands]: [number, Command[]]): Promise<Run> {
+  // A session from the start, most of the time: it is what matters.
+  return play(seed, seed % 4 === 0 ? commands : [[95, 0, 0], ...commands]);
+}
+
+/**
+ * Runs that failed once, as fast-check names them: they run always. The first seven: sectors torn on a target, see
+ * `wholeSectors` in model.ts.
+ */
+const FAILED_ONCE: readonly [number, string][] = [
+  [46, '78'],
+  [47, '74'],
+  [65, '8'],
+  [112, '23'],
+  [113, '82'],
+  [1207564798, '11'],
+  [930121501, '37'],
+];
+
+for (const [seed, path] of FAILED_ONCE) {
+  test(`a run that failed once: ${seed} ${path}`, async () => {
+    await fc.assert(
+      fc.asyncProperty(scripts, async (script) => void (await playScript(script))),
+      { seed, path, numRuns: 1, endOnFailure: true },
+    );
+  });
+}
+
 const runs = Number(process.env['REMUS_PROPERTY_RUNS'] ?? 100);
+/** More runs are added for so long as too little has happened in them; by far most seeds need one round or two. */
+const ROUNDS_MAX = 10;
 
 test('any sequence of writes, flushes, markers, commits, discards, drains and crashes', async () => {
+  const given = process.env['REMUS_SEED'];
+  const seed = given === undefined ? randomInt(2 ** 32) : Number(given);
   const seen = { crashes: 0, discards: 0, commits: 0, full: 0 };
-  await fc.assert(
-    fc.asyncProperty(
-      fc.integer(),
-      fc.array(fc.tuple(fc.nat(99), fc.nat(1000), fc.nat(1000)), {
-        minLength: 5,
-        maxLength: 250,
-        size: 'max',
-      }),
-      async (seed, commands) => {
-        // A session from the start, most of the time: it is what matters.
-        const script: Command[] = seed % 4 === 0 ? commands : [[95, 0, 0], ...commands];
-        const run = await play(seed, script);
-        seen.crashes += run.crashes;
-        seen.discards += run.discardsSeen;
-        seen.commits += run.commitsSeen;
-        seen.full += run.fullSeen;
-      },
-    ),
-    {
-      numRuns: runs,
-      includeErrorInReport: true,
-      endOnFailure: process.env['REMUS_NO_SHRINK'] !== undefined,
-      // OPEN FAULT: with some fresh seeds a run does not end, which is not understood yet, so the seed is fixed
-      // until it is (others, such as 2, only make fewer commits than are asked for below).
-      seed: Number(process.env['REMUS_SEED'] ?? 1),
-    },
-  );
+  const property = fc.asyncProperty(scripts, async (script) => {
+    const run = await playScript(script);
+    seen.crashes += run.crashes;
+    seen.discards += run.discardsSeen;
+    seen.commits += run.commitsSeen;
+    seen.full += run.fullSeen;
+  });
   // A run that never gets anywhere proves nothing.
-  const enough =
+  const enough = (): boolean =>
     seen.crashes > runs && seen.discards > runs / 4 && seen.commits > runs && seen.full > runs / 20;
-  assert.ok(enough, `too little happened: ${JSON.stringify(seen)}`);
+  try {
+    for (let round = 0; round < ROUNDS_MAX && !enough(); round++) {
+      await fc.assert(property, {
+        numRuns: runs,
+        seed: seed + round,
+        includeErrorInReport: true,
+        // To find a shorter script that fails takes thousands of runs, so it is done only when asked for.
+        endOnFailure: process.env['REMUS_SHRINK'] === undefined,
+      });
+    }
+    assert.ok(enough(), `too little happened: ${JSON.stringify(seen)}`);
+  } catch (error) {
+    process.stderr.write(`REMUS_SEED=${seed} plays this again; REMUS_SHRINK=1 looks for a shorter script\n`);
+    throw error;
+  }
 });
 
 const replay = process.env['REMUS_REPLAY'];
 if (replay !== undefined) {
   test('replay', async () => {
-    const [seed, commands] = JSON.parse(replay) as [number, Command[]];
-    await play(seed, seed % 4 === 0 ? commands : [[95, 0, 0], ...commands]);
+    await playScript(JSON.parse(replay) as [number, Command[]]);
   });
 }
 

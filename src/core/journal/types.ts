@@ -15,7 +15,11 @@ export const BLOCK_BYTES = 4096;
 /** Most volumes of one domain, the barrier volume included (DRBD volumes 0..15 of this project). */
 export const VOLUMES_MAX = 16;
 
-/** A disk with a volatile write cache: what was written is safe only after the next flush. */
+/**
+ * A disk with a volatile write cache: what was written is safe only after the next flush. Of what was not flushed a
+ * crash leaves any whole sectors. Half a sector it may leave on the journal, whose checksums find it, but on no
+ * target: what is drained outside of a session need not be durable in the journal, so nothing would mend it.
+ */
 export interface Disk {
   readonly sizeBytes: number;
   /** The smallest unit it reads or writes: 512, or 4096 for a disk with 4 KiB logical blocks. */
