@@ -135,7 +135,9 @@ function program(): Command {
       exitCode = await runStatus({ ...terminalOf(command), print });
     });
 
+  addProtection(root);
   addJournal(root);
+  addOnHost(root);
 
   root
     .command('demo')
@@ -147,6 +149,72 @@ function program(): Command {
       exitCode = await runDemo({ json: terminalOf(command).json, print });
     });
   return root;
+}
+
+/** Beginning and ending the protection of running guests. */
+function addProtection(root: Command): void {
+  root
+    .command('protect')
+    .description('protect running guests; safe to run again')
+    .argument('[domain...]', 'the domains')
+    .option('--all', 'all domains of the configuration')
+    .option(
+      '--interval <time>',
+      'between checkpoints, instead of the configured one; starts a running protection anew',
+    )
+    .option(
+      '--no-network',
+      'let output leave before its checkpoint is committed: no protection, a first step to it',
+    )
+    .option('--no-disk', 'no disk epochs: no protection, a first step to it')
+    .option('--dry-run', 'tell what would be done, change nothing')
+    .action(
+      async (
+        domains: string[],
+        options: { all?: true; interval?: string; network: boolean; disk: boolean; dryRun?: true },
+        command: Command,
+      ) => {
+        const { runProtect } = await import('./commands/run-protect.js');
+        exitCode = await runProtect({
+          ...terminalOf(command),
+          domains,
+          all: options.all === true,
+          ...(options.interval === undefined ? {} : { interval: options.interval }),
+          network: options.network,
+          disk: options.disk,
+          dryRun: options.dryRun === true,
+          print,
+        });
+      },
+    );
+  root
+    .command('unprotect')
+    .description('end protection; the guests run on')
+    .argument('[domain...]', 'the domains')
+    .option('--all', 'all domains of the configuration')
+    .action(async (domains: string[], options: { all?: true }, command: Command) => {
+      const { runUnprotect } = await import('./commands/run-protect.js');
+      exitCode = await runUnprotect({ ...terminalOf(command), domains, all: options.all === true, print });
+    });
+}
+
+/** Run by the units on a host, not by people. */
+function addOnHost(root: Command): void {
+  for (const name of ['sender', 'receiver', 'sender-cleanup', 'receiver-cleanup'] as const) {
+    root
+      .command(name, { hidden: true })
+      .argument('<domain>')
+      // xl appends what it would run on the other host.
+      .allowExcessArguments()
+      .action(async (domain: string, _options: unknown, command: Command) => {
+        const { runOnHost } = await import('./commands/on-host.js');
+        exitCode = await runOnHost(name, domain, programVersion(), terminalOf(command).logLevel);
+      });
+  }
+}
+
+function programVersion(): string {
+  return typeof PROGRAM_VERSION === 'string' ? PROGRAM_VERSION : '0.0.0-source';
 }
 
 /** The epoch journal of one domain, on the host that has it. */

@@ -6,6 +6,10 @@ import type { DomainLayout, HostConfig } from '../core/model.js';
 import { parseXlList } from '../core/parse/xen.js';
 import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
 import { formatSize } from '../core/units.js';
+import { Paths } from '../core/names.js';
+import type { FiguresSummary, Measure } from '../core/protect/figures.js';
+import { readReport } from '../core/protect/report.js';
+import type { Report } from '../core/protect/report.js';
 import type { Host } from '../edge/host.js';
 import { eachHost } from '../edge/pool.js';
 
@@ -19,6 +23,8 @@ export interface StatusResult {
 interface HostState {
   resources: RunningResource[];
   guests: string[];
+  /** By domain. */
+  reports: Map<string, Pick<HostAnswer & { reached: true }, 'sender' | 'receiver'>>;
 }
 
 /** Reads the state of all domains, all hosts side by side. A host that can't be reached is part of the state. */
@@ -30,7 +36,10 @@ export async function readStatus(
   const outcomes = await eachHost([...hosts.values()], async (config) => {
     const host = await connect(config);
     try {
-      return await readHost(host);
+      const domains = layouts
+        .filter((layout) => layout.hosts.some(({ name }) => name === config.name))
+        .map(({ domain }) => domain.name);
+      return await readHost(host, domains);
     } finally {
       await host.close();
     }
@@ -47,6 +56,7 @@ export async function readStatus(
           reached: true,
           resource: outcome.value.resources.find((resource) => resource.name === layout.domain.name),
           guestRuns: outcome.value.guests.includes(layout.domain.name),
+          ...outcome.value.reports.get(layout.domain.name),
         };
       }
     }
@@ -66,9 +76,13 @@ function exitCodeOf(domains: readonly DomainStatus[], unreachable: boolean): Exi
   return domains.every((domain) => domain.protection === 'protected') ? ExitCode.ok : ExitCode.failed;
 }
 
-async function readHost(host: Host): Promise<HostState> {
+async function readHost(host: Host, domains: readonly string[]): Promise<HostState> {
+  const paths = domains.flatMap((domain) => [reportPath(domain, 'sender'), reportPath(domain, 'receiver')]);
+  // The files first: a report must not look younger than it was when it was read.
+  const files = await host.readFiles(paths);
   const results = await host.probe(
-    new Map([
+    new Map<string, readonly string[]>([
+      ['now', ['date', '+%s%3N']],
       ['events2', drbdCommand()],
       ['xl-list', ['xl', 'list']],
     ]),
@@ -79,7 +93,29 @@ async function readHost(host: Host): Promise<HostState> {
   const resources = parseDrbdRunning(host.name, events);
   if (!resources.known) throw new OperatorError(`${host.name}: DRBD could not be asked: ${resources.reason}`);
   if (list.exitCode !== 0) throw new OperatorError(`${host.name}: xl list failed: ${list.stderr.trim()}`);
-  return { resources: resources.value, guests: parseXlList(list.stdout).map((guest) => guest.name) };
+  const nowMs = Number(results.get('now')?.stdout.trim());
+  if (!Number.isSafeInteger(nowMs)) throw new OperatorError(`${host.name}: date did not say the time`);
+  const report = <T extends Report['role']>(
+    domain: string,
+    role: T,
+  ): { [K in T]?: Extract<Report, { role: T }> | string } => {
+    const file = files.get(reportPath(domain, role));
+    if (file === undefined) return {};
+    const said = readReport(new TextDecoder().decode(file.content), nowMs);
+    const value = typeof said === 'string' || said.role === role ? said : `its report is of a ${said.role}`;
+    return { [role]: value } as { [K in T]?: Extract<Report, { role: T }> | string };
+  };
+  return {
+    resources: resources.value,
+    guests: parseXlList(list.stdout).map((guest) => guest.name),
+    reports: new Map(
+      domains.map((domain) => [domain, { ...report(domain, 'sender'), ...report(domain, 'receiver') }]),
+    ),
+  };
+}
+
+function reportPath(domain: string, role: Report['role']): string {
+  return `${Paths.run}/${domain}/${role}.json`;
 }
 
 function errorText(error: unknown): string {
@@ -106,8 +142,21 @@ export function statusTable(domains: readonly DomainStatus[], color: boolean): s
       resource === null ? '-' : formatSize(resource.outOfSyncBytes),
     ]);
   }
-  const reasons = domains
-    .filter((domain) => domain.protection !== 'protected')
-    .map((domain) => `${domain.domain} is ${domain.protection}: ${domain.reason}`);
-  return [table.toString(), ...reasons].join('\n');
+  const lines = domains.flatMap((domain) => {
+    const line = `${domain.domain} is ${domain.protection}: ${domain.reason}`;
+    return domain.figures === null ? [line] : [line, `  ${figuresText(domain.figures)}`];
+  });
+  return [table.toString(), ...lines].join('\n');
+}
+
+function figuresText({ count, p50, p99 }: FiguresSummary): string {
+  const ms = (measure: Measure): string => `${p50[measure].toFixed(1)}/${p99[measure].toFixed(1)} ms`;
+  return [
+    `last ${count} checkpoints (p50/p99): pause ${ms('pauseMs')}`,
+    `marker ${ms('markerMs')}`,
+    `transfer ${ms('transferMs')}`,
+    `commit ${ms('commitMs')}`,
+    `release ${ms('releaseMs')}`,
+    `memory ${formatSize(Math.round(p50.dirtyBytes))}/${formatSize(Math.round(p99.dirtyBytes))}`,
+  ].join(', ');
 }

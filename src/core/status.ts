@@ -12,6 +12,8 @@ import type {
 } from './facts.js';
 import { DiskStates, ReplicationStates } from './facts.js';
 import type { DomainLayout } from './model.js';
+import type { FiguresSummary } from './protect/figures.js';
+import type { ReceiverReport, SenderReport } from './protect/report.js';
 
 export type Protection = 'unprotected' | 'starting' | 'protected' | 'suspended' | 'failed-over' | 'resyncing';
 
@@ -36,13 +38,22 @@ export interface DomainStatus {
   term: number | null;
   committedEpoch: number | null;
   intervalMs: number;
+  /** What checkpoints cost lately; null while there are none. */
+  figures: FiguresSummary | null;
   /** As the primary sees it, or the backup where the primary can't be asked; null where neither has it. */
   resource: ResourceStatus | null;
 }
 
 /** What one host answered: the domain's resource in its kernel and whether its guest runs there. */
 export type HostAnswer =
-  | { reached: true; resource: RunningResource | undefined; guestRuns: boolean }
+  | {
+      reached: true;
+      resource: RunningResource | undefined;
+      guestRuns: boolean;
+      /** What its sender and receiver said of themselves lately; undefined where there was never one. */
+      sender?: SenderReport | string;
+      receiver?: ReceiverReport | string;
+    }
   | { reached: false; reason: string };
 
 /**
@@ -59,18 +70,76 @@ export function domainStatus(
     .find((answer) => answer?.reached === true && answer.resource !== undefined);
   const resource =
     seen?.reached === true && seen.resource !== undefined ? resourceStatus(seen.resource) : null;
+  const common = { pair: layout.pair.name, domain: domain.name, primary, backup, resource };
+  const term = termStatus(answers, primary, backup, resource);
+  if (term !== null) return { ...common, ...term };
   return {
-    pair: layout.pair.name,
-    domain: domain.name,
+    ...common,
     protection: isSyncing(resource) ? 'resyncing' : 'unprotected',
     reason: reasonOf(layout, answers, resource),
-    primary,
-    backup,
     term: null,
     committedEpoch: null,
     intervalMs: domain.checkpoint.intervalMs,
-    resource,
+    figures: null,
   };
+}
+
+type TermStatus = Pick<
+  DomainStatus,
+  'protection' | 'reason' | 'term' | 'committedEpoch' | 'intervalMs' | 'figures'
+>;
+
+/**
+ * What the processes of a term say, each checked against the other and against DRBD: `protected` only where all agree.
+ * @returns null where no term is under way
+ */
+function termStatus(
+  answers: Readonly<Record<string, HostAnswer>>,
+  primary: string,
+  backup: string,
+  resource: ResourceStatus | null,
+): TermStatus | null {
+  const [here, there] = [answers[primary], answers[backup]];
+  const sender = here?.reached === true ? here.sender : undefined;
+  const receiver = there?.reached === true ? there.receiver : undefined;
+  if (sender === undefined || typeof sender === 'string') return null;
+  // Its last word. What counts afterwards is what DRBD and xl say.
+  if (sender.phase === 'decided') return null;
+  const status: TermStatus = {
+    protection: sender.protection,
+    reason: sender.reason,
+    term: sender.term,
+    committedEpoch: sender.committedEpoch === 0 ? null : sender.committedEpoch,
+    intervalMs: sender.intervalMs,
+    figures: sender.figures,
+  };
+  if (sender.protection !== 'protected') return status;
+  const doubt = doubtOf(sender, receiver, there, resource, backup);
+  return doubt === null ? status : { ...status, protection: 'suspended', reason: doubt };
+}
+
+/** Why a sender that calls itself protected is not believed. */
+function doubtOf(
+  sender: SenderReport,
+  receiver: ReceiverReport | string | undefined,
+  there: HostAnswer | undefined,
+  resource: ResourceStatus | null,
+  backup: string,
+): string | null {
+  if (there === undefined || !there.reached)
+    return `${backup} can't be asked: ${there?.reason ?? 'no answer'}`;
+  if (receiver === undefined) return `there is no receiver on ${backup}`;
+  if (typeof receiver === 'string') return `the receiver on ${backup}: ${receiver}`;
+  if (receiver.term !== sender.term || receiver.session !== sender.session) {
+    return `the receiver on ${backup} is in term ${receiver.term}, the sender in ${sender.term}`;
+  }
+  if (receiver.phase !== 'on')
+    return `the receiver on ${backup} is in phase ${receiver.phase}: ${receiver.reason}`;
+  if (resource?.connectionState !== 'Connected') return `DRBD is ${resource?.connectionState ?? 'not up'}`;
+  if (resource.diskState !== 'UpToDate' || resource.peerDiskState !== 'UpToDate') {
+    return `disks are ${resource.diskState}/${resource.peerDiskState}`;
+  }
+  return null;
 }
 
 /** The hosts by their parts as they are now: where the guest runs, else where DRBD is Primary, else as configured. */

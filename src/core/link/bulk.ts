@@ -6,6 +6,7 @@
  * - `data` (sender): bytes of epoch N's part of the migration stream, in order, at least one.
  * - `checkpoint` (sender): the bytes of the CHECKPOINT record that ends epoch N, which the receiver holds back
  *   until its commit.
+ *   Flag 2: it is one that could not be held and has no number of its own; it waits for the commit after epoch N.
  * - `back` (receiver): what `xl migrate-receive` says to `xl`; epoch 0.
  * - `end` (both): nothing follows. Empty, epoch 0. Flag 1: everything that was to be sent has been (clean).
  *
@@ -20,13 +21,14 @@ export const BULK_FRAME_BYTES_MAX = 1 << 20;
 export const CHECKPOINT_BYTES_MAX = 64 << 10;
 
 const FLAG_CLEAN = 1;
+const FLAG_FOLDED = 2;
 
 const Type = { data: 1, checkpoint: 2, back: 3, end: 4 } as const;
 const TYPES = ['data', 'checkpoint', 'back', 'end'] as const;
 
 export type BulkHeader =
   | { type: 'data'; epoch: number }
-  | { type: 'checkpoint'; epoch: number }
+  | { type: 'checkpoint'; epoch: number; folded?: true }
   | { type: 'back' }
   | { type: 'end'; clean: boolean };
 
@@ -36,7 +38,7 @@ export type BulkHeader =
  */
 export type BulkItem =
   | { type: 'data'; epoch: number; bytes: Buffer }
-  | { type: 'checkpoint'; epoch: number; bytes: Buffer }
+  | { type: 'checkpoint'; epoch: number; bytes: Buffer; folded?: true }
   | { type: 'back'; bytes: Buffer }
   | { type: 'end'; clean: boolean };
 
@@ -46,7 +48,7 @@ export type BulkItem =
  */
 export function encodeBulkHeader(header: BulkHeader, length: number): Buffer {
   const epoch = 'epoch' in header ? header.epoch : 0;
-  const flags = header.type === 'end' && header.clean ? FLAG_CLEAN : 0;
+  const flags = flagsOf(header);
   const problem = headerProblem(Type[header.type], flags, 0, length, epoch);
   if (problem !== undefined) throw new RangeError(`a ${header.type} frame with ${problem}`);
   const bytes = Buffer.allocUnsafe(BULK_HEADER_BYTES);
@@ -59,12 +61,18 @@ export function encodeBulkHeader(header: BulkHeader, length: number): Buffer {
   return bytes;
 }
 
+function flagsOf(header: BulkHeader): number {
+  if (header.type === 'end') return header.clean ? FLAG_CLEAN : 0;
+  return header.type === 'checkpoint' && header.folded === true ? FLAG_FOLDED : 0;
+}
+
 /** Takes the stream in any pieces. Holds a header and one `checkpoint` at most. */
 export class BulkDecoder {
   readonly #header = Buffer.alloc(BULK_HEADER_BYTES);
   #headerFilled = 0;
   #type: number = Type.data;
   #epoch = 0;
+  #flags = 0;
   /** Bytes of the frame that are still to come. */
   #left = 0;
   #checkpoint: Buffer | undefined;
@@ -123,6 +131,7 @@ export class BulkDecoder {
     }
     this.#type = type;
     this.#epoch = epoch;
+    this.#flags = flags;
     this.#left = length;
     if (type === Type.checkpoint) this.#checkpoint = Buffer.alloc(length);
     if (type !== Type.end) return undefined;
@@ -135,7 +144,8 @@ export class BulkDecoder {
     part.copy(whole, whole.length - this.#left - part.length);
     if (this.#left > 0) return { used };
     this.#checkpoint = undefined;
-    return { used, item: { type: 'checkpoint', epoch: this.#epoch, bytes: whole } };
+    const folded = this.#flags === FLAG_FOLDED ? { folded: true as const } : {};
+    return { used, item: { type: 'checkpoint', epoch: this.#epoch, bytes: whole, ...folded } };
   }
 }
 
@@ -149,7 +159,8 @@ function headerProblem(
 ): string | undefined {
   const name = TYPES[type - 1];
   if (name === undefined) return `type ${type}`;
-  if ((flags & ~(name === 'end' ? FLAG_CLEAN : 0)) !== 0) return `flags ${flags}`;
+  const allowed = name === 'end' ? FLAG_CLEAN : name === 'checkpoint' ? FLAG_FOLDED : 0;
+  if ((flags & ~allowed) !== 0) return `flags ${flags}`;
   if (reserved !== 0) return `${reserved} where 0 is reserved`;
   if (!Number.isSafeInteger(epoch) || epoch < 0) return 'an epoch above 2^53';
   if ((name === 'back' || name === 'end') && epoch !== 0) return `epoch ${epoch}, which has none`;

@@ -211,7 +211,7 @@ function addFile(lane: Lane, host: string, file: DesiredFile): void {
     deadlineMs: MEDIUM_MS,
     effect: (view) => {
       view.files[file.path] = { sha256: file.sha256, mode: file.mode };
-      if (file.path === Paths.unit) view.reloadNeeded = true;
+      if (file.path.startsWith('/etc/systemd/system/')) view.reloadNeeded = true;
     },
   });
 }

@@ -1,0 +1,103 @@
+/** What a host says of one domain's protection: probed in one round trip, read by `protect`, `unprotect`, `status`. */
+import { drbdCommand, parseDrbdRunning, understood } from '../core/facts.js';
+import type { HostFactsForProtection } from '../core/protect/readiness.js';
+import { readReport } from '../core/protect/report.js';
+import type { ReceiverReport, SenderReport } from '../core/protect/report.js';
+import { parseXlInfo, parseXlList } from '../core/parse/xen.js';
+import { parseTerm } from '../core/claim/term.js';
+import type { TermRecord } from '../core/claim/term.js';
+import { OperatorError } from '../core/errors.js';
+import { Paths } from '../core/names.js';
+import type { Host } from '../edge/host.js';
+
+export const senderUnit = (domain: string): string => `remus-sender@${domain}.service`;
+export const receiverUnit = (domain: string): string => `remus-receiver@${domain}.service`;
+
+export interface UnitView {
+  activeState: string;
+  result: string;
+}
+
+export interface ProtectionView extends HostFactsForProtection {
+  boot: string;
+  term: TermRecord | undefined;
+  sender: SenderReport | string;
+  receiver: ReceiverReport | string;
+  senderUnit: UnitView;
+  receiverUnit: UnitView;
+}
+
+/** @throws HostError, or OperatorError where an answer can't be read */
+export async function readProtection(host: Host, domain: string): Promise<ProtectionView> {
+  const commands = new Map<string, readonly string[]>([
+    ['events2', drbdCommand()],
+    ['show', ['drbdsetup', 'show', domain]],
+    ['list', ['xl', 'list']],
+    ['info', ['xl', 'info']],
+    ['boot', ['cat', '/proc/sys/kernel/random/boot_id']],
+    ['now', ['date', '+%s%3N']],
+    ['sender', ['systemctl', 'show', '--property=ActiveState,Result', senderUnit(domain)]],
+    ['receiver', ['systemctl', 'show', '--property=ActiveState,Result', receiverUnit(domain)]],
+  ]);
+  const term = `${Paths.state}/${domain}/term.json`;
+  const sender = `${Paths.run}/${domain}/sender.json`;
+  const receiver = `${Paths.run}/${domain}/receiver.json`;
+  const [results, files] = await Promise.all([
+    host.probe(commands),
+    host.readFiles([term, sender, receiver]),
+  ]);
+  const text = (key: string): string => {
+    const result = results.get(key);
+    if (result === undefined || result.exitCode !== 0) {
+      throw new OperatorError(
+        `${host.name}: ${commands.get(key)?.join(' ')}: ${result?.stderr.trim() ?? 'no answer'}`,
+      );
+    }
+    return result.stdout;
+  };
+  const file = (path: string): string | undefined => {
+    const content = files.get(path);
+    return content === undefined ? undefined : new TextDecoder().decode(content.content);
+  };
+  const events = results.get('events2');
+  if (events === undefined) throw new Error(`${host.name}: no answer`);
+  const drbd = parseDrbdRunning(host.name, events);
+  const nowMs = Number(text('now').trim());
+  const report = (path: string): ReturnType<typeof readReport> => {
+    const content = file(path);
+    return content === undefined ? 'it has never reported' : readReport(content, nowMs);
+  };
+  const [senderReport, receiverReport] = [report(sender), report(receiver)];
+  const [senderState, receiverState] = [unitView(text('sender')), unitView(text('receiver'))];
+  const record = file(term);
+  return {
+    name: host.name,
+    resource: drbd.known ? drbd.value.find(({ name }) => name === domain) : undefined,
+    guests: understood(host.name, () => parseXlList(text('list'))),
+    freeMemoryBytes: understood(host.name, () => parseXlInfo(text('info'))).freeMemoryBytes,
+    // Without the resource drbdsetup fails; then there is no protocol either.
+    protocol: /^\s*protocol\s+([ABC]);/m.exec(results.get('show')?.stdout ?? '')?.[1] ?? null,
+    boot: text('boot').trim(),
+    term: record === undefined ? undefined : parseTerm(record),
+    sender:
+      typeof senderReport === 'string' || senderReport.role === 'sender' ? senderReport : 'it is no sender',
+    receiver:
+      typeof receiverReport === 'string' || receiverReport.role === 'receiver'
+        ? receiverReport
+        : 'it is no receiver',
+    senderUnit: senderState,
+    receiverUnit: receiverState,
+    senderActive: isActive(senderState),
+    receiverActive: isActive(receiverState),
+  };
+}
+
+/** Running, or on its way up or down. */
+export function isActive({ activeState }: UnitView): boolean {
+  return activeState !== 'inactive' && activeState !== 'failed';
+}
+
+function unitView(text: string): UnitView {
+  const value = (key: string): string => new RegExp(`^${key}=(.*)$`, 'm').exec(text)?.[1] ?? 'unknown';
+  return { activeState: value('ActiveState'), result: value('Result') };
+}

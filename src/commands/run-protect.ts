@@ -1,0 +1,116 @@
+/** The commands `protect` and `unprotect` as the command line runs them. */
+import { setTimeout as pause } from 'node:timers/promises';
+import { ExitCode, OperatorError } from '../core/errors.js';
+import { parseDuration } from '../core/units.js';
+import type { DomainLayout } from '../core/model.js';
+import { loadConfiguration } from '../edge/load.js';
+import type { Host } from '../edge/host.js';
+import { closeLog, createLog } from '../edge/log.js';
+import type { LogLevel } from '../edge/log.js';
+import { sshConnector } from './context.js';
+import { withHosts } from './converge.js';
+import { protectDomain, unprotectDomain } from './protect.js';
+import type { ProtectDependencies } from './protect.js';
+
+interface Terminal {
+  config: string;
+  json: boolean;
+  logLevel: LogLevel;
+  print: (text: string) => void;
+}
+
+export interface ProtectArguments {
+  domains: string[];
+  all: boolean;
+  interval?: string;
+  network: boolean;
+  disk: boolean;
+  dryRun: boolean;
+}
+
+type Act = (layout: DomainLayout, hosts: readonly [Host, Host], deps: ProtectDependencies) => Promise<string>;
+
+/** Domains are worked on one after the other: each takes its hosts' locks. */
+async function overDomains(
+  options: Terminal & { domains: string[]; all: boolean; readOnly: boolean },
+  act: Act,
+): Promise<ExitCode> {
+  const loaded = await loadConfiguration(options.config);
+  const known = loaded.layouts.map(({ domain }) => domain.name);
+  const wanted = options.all ? known : options.domains;
+  if (wanted.length === 0) {
+    throw new OperatorError(
+      `the names of the domains are needed, or --all; in the configuration are: ${known.join(', ')}`,
+      ExitCode.usage,
+    );
+  }
+  for (const name of wanted) {
+    if (known.includes(name)) continue;
+    throw new OperatorError(
+      `${options.config} has no domain ${name}; it has: ${known.join(', ')}`,
+      ExitCode.usage,
+    );
+  }
+  const log = createLog({ level: options.logLevel, json: options.json });
+  const deps: ProtectDependencies = {
+    nowMs: () => performance.now(),
+    pause: async (ms) => {
+      await pause(ms);
+    },
+    tell: (text) => void process.stderr.write(`${text}\n`),
+  };
+  const connect = sshConnector(loaded, log);
+  const results: { domain: string; result?: string; error?: string }[] = [];
+  let code: ExitCode = ExitCode.ok;
+  try {
+    for (const layout of loaded.layouts.filter(({ domain }) => wanted.includes(domain.name))) {
+      const domain = layout.domain.name;
+      try {
+        const result = await withHosts(layout.pair, { connect }, options.readOnly, async (hosts) => {
+          const [first, second] = hosts;
+          if (first === undefined || second === undefined) throw new Error('a pair has two hosts');
+          return act(layout, [first, second], deps);
+        });
+        results.push({ domain, result });
+        if (!options.json) options.print(result);
+      } catch (error) {
+        if (!(error instanceof OperatorError)) throw error;
+        results.push({ domain, error: error.message });
+        if (!options.json) process.stderr.write(`${error.message}\n`);
+        code = Math.max(code, error.exitCode) as ExitCode;
+      }
+    }
+  } finally {
+    await closeLog(log);
+  }
+  if (options.json) options.print(JSON.stringify({ domains: results }, null, 2));
+  return code;
+}
+
+export async function runProtect(options: Terminal & ProtectArguments): Promise<ExitCode> {
+  const { network, disk, dryRun } = options;
+  const intervalMs = options.interval === undefined ? null : parseInterval(options.interval);
+  return overDomains({ ...options, readOnly: dryRun }, (layout, hosts, deps) =>
+    protectDomain(layout, hosts, { intervalMs, network, disk, dryRun }, deps),
+  );
+}
+
+export async function runUnprotect(
+  options: Terminal & { domains: string[]; all: boolean },
+): Promise<ExitCode> {
+  return overDomains({ ...options, readOnly: false }, unprotectDomain);
+}
+
+const INTERVAL_MS_MIN = 20;
+const INTERVAL_MS_MAX = 3_600_000;
+
+function parseInterval(text: string): number {
+  const parsed = parseDuration(text);
+  if (!('problem' in parsed) && parsed.value >= INTERVAL_MS_MIN && parsed.value <= INTERVAL_MS_MAX) {
+    return parsed.value;
+  }
+  throw new OperatorError(
+    `--interval ${text}: a time from 20ms to 1h is required, such as 100ms`,
+    ExitCode.usage,
+  );
+}

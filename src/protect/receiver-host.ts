@@ -1,0 +1,370 @@
+/**
+ * The receiver on a real host: `remus-drbd receiver DOMAIN`, run by its unit for one term.
+ *
+ *     journal under DRBD -> listen -> one session -> ... -> the devices are back on their LVs -> exit
+ */
+import { existsSync } from 'node:fs';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { openArbiter } from '../arbiter/open.js';
+import { ExitCode, OperatorError } from '../core/errors.js';
+import { judgeHello } from '../core/link/judge.js';
+import type { Hello, OtherHello } from '../core/link/messages.js';
+import type { Order } from '../core/protect/order.js';
+import type { ReceiverState } from '../core/protect/receiver.js';
+import { REPORT_EVERY_MS } from '../core/protect/report.js';
+import type { ReceiverReport } from '../core/protect/report.js';
+import type { Decision, GuestEnd } from '../core/protect/types.js';
+import type { Log } from '../edge/log.js';
+import { readBootId, TermStore } from '../edge/term-store.js';
+import type { ReceiverControl, ReceiverLink as Link } from '../link/link.js';
+import { listenLink } from '../link/server.js';
+import type { ListenOptions } from '../link/server.js';
+import { protectProcess } from '../journal/protect.js';
+import { JournalDisks } from './backup-disks.js';
+import { claimFrom } from './claim.js';
+import { replicationFault, watchDrbd } from './drbd-watch.js';
+import { identityOf, linkSocketPath, readHostDomain, readHostOrder, tlsFiles } from './host-domain.js';
+import type { HostDomain } from './host-domain.js';
+import { systemdNotify } from './notify.js';
+import { Receiver } from './receiver.js';
+import type { ReceiverEdges, ReceiverLink } from './receiver.js';
+import { replaceFile } from './sender-host.js';
+import { startCopy } from './xl.js';
+
+const STEP_ATTEMPTS_MAX = 5;
+/** A journal that has been full for this long is given up: its writers wait, and so does the guest. */
+const CLOSE_MS = 5_000;
+
+/** @returns the state in which the term ended */
+export async function runReceiverHost(name: string, program: string, log: Log): Promise<ReceiverState> {
+  const here = await readHostDomain(name);
+  const order = await readHostOrder(name);
+  if (order.backup !== here.host) {
+    throw new OperatorError(`${name}: ${order.backup} is the backup of term ${order.term}`, ExitCode.refused);
+  }
+  await mkdir(here.runDirectory, { recursive: true });
+  await writeFile(join(here.runDirectory, 'receiver.pid'), `${process.pid}\n`);
+  const notify = systemdNotify();
+  const { outOfMemoryKiller, lockedMemory } = await protectProcess();
+  if (outOfMemoryKiller !== null) {
+    log.warn('not protected from the out-of-memory killer', { reason: outOfMemoryKiller });
+  }
+  if (lockedMemory !== null) log.warn('memory not locked', { reason: lockedMemory });
+  const host = new ReceiverHost(here, order, program, log, notify);
+  return host.run();
+}
+
+class ReceiverHost {
+  readonly #here: HostDomain;
+  readonly #order: Order;
+  readonly #program: string;
+  readonly #log: Log;
+  readonly #notify: (state: string) => void;
+  readonly #store: TermStore;
+  readonly #disks: JournalDisks;
+  #receiver: Receiver | null = null;
+  #session: string | null = null;
+  readonly #abort = new AbortController();
+
+  constructor(here: HostDomain, order: Order, program: string, log: Log, notify: (state: string) => void) {
+    this.#here = here;
+    this.#order = order;
+    this.#program = program;
+    this.#log = log;
+    this.#notify = notify;
+    this.#store = new TermStore(order.domain, here.stateDirectory);
+    this.#disks = new JournalDisks(
+      here.domain,
+      {
+        onMarker: ({ epoch }) => this.#receiver?.marker(epoch),
+        onFailed: (reason) => this.#receiver?.journalFailed(reason),
+        onProgress: (what, done, total) => log.info(what, { doneBytes: done, totalBytes: total }),
+      },
+      log,
+    );
+  }
+
+  async run(): Promise<ReceiverState> {
+    const { domain } = this.#order;
+    if (await this.#disks.recover((term) => this.#decisionFor(term))) {
+      this.#log.info('what an earlier receiver left in the journal is on the disks', { domain });
+    }
+    await this.#disks.prepare();
+    const receiver = await this.#makeReceiver();
+    this.#receiver = receiver;
+    const watch = watchDrbd(domain, (state) => {
+      receiver.disk(state !== null && replicationFault(state) === null);
+    });
+    const listener = await listenLink(this.#listenOptions(receiver));
+    const report = async (): Promise<void> => {
+      this.#notify('WATCHDOG=1');
+      await this.#writeReport(receiver);
+    };
+    const timer = setInterval(() => void report().catch(() => undefined), REPORT_EVERY_MS);
+    const stop = (): void => receiver.stop('the receiver was stopped');
+    process.on('SIGTERM', stop).on('SIGINT', stop);
+    process.on('SIGUSR1', () => receiver.askFailover('failover was asked for on this host'));
+    await report();
+    this.#notify('READY=1');
+    try {
+      return await receiver.finished;
+    } finally {
+      receiver.close();
+      clearInterval(timer);
+      await report().catch(() => undefined);
+      watch.close();
+      this.#abort.abort();
+      await listener.close();
+    }
+  }
+
+  async #makeReceiver(): Promise<Receiver> {
+    const { domain } = this.#order;
+    const arbiter = await openArbiter(this.#here.domain.arbiter, {
+      host: this.#here.host,
+      peer: this.#here.peer.name,
+      domain,
+      log: this.#log,
+    });
+    const edges: ReceiverEdges = {
+      startCopy: (events) =>
+        startCopy(domain, events, (message, fields) => void this.#log.info(message, { domain, ...fields })),
+      disks: this.#disks,
+      claim: async (onUndecided) => {
+        // An operator who has not spoken can't have decided anything that nobody here knows of.
+        const mayHaveWon = arbiter.name !== 'operator';
+        const outcome = await claimFrom(
+          arbiter,
+          this.#order,
+          this.#here.host,
+          (reason) => onUndecided(reason, mayHaveWon),
+          this.#abort.signal,
+        );
+        if (outcome === null) throw new Error('the receiver ended while it was claiming');
+        return outcome;
+      },
+      record: (decision, reason) => this.#record(decision, reason),
+      nowMs: () => performance.now(),
+      log: (level, message, fields) => void this.#log.log(level, message, fields),
+    };
+    return new Receiver(
+      {
+        failAfterMs: this.#here.domain.checkpoint.failAfterMs,
+        onCrash: this.#here.domain.onCrash,
+        disk: this.#order.disk,
+        attemptsMax: STEP_ATTEMPTS_MAX,
+      },
+      edges,
+    );
+  }
+
+  /** Without a copy of the guest this host can't go on, so the primary does, unless it was decided otherwise. */
+  async #decisionFor(term: number): Promise<'roll-forward' | 'discard'> {
+    const decision = await this.#store.readDecision();
+    if (decision !== undefined && decision.term === term) return decision.outcome;
+    await this.#store.writeDecision({
+      term,
+      outcome: 'roll-forward',
+      by: this.#here.host,
+      reason: 'the receiver died, and with it the copy of the guest',
+    });
+    return 'roll-forward';
+  }
+
+  async #record(decision: Decision, reason: string): Promise<void> {
+    await this.#store.writeDecision({
+      term: this.#order.term,
+      outcome: decision === 'primary' ? 'roll-forward' : 'discard',
+      by: this.#here.host,
+      reason,
+    });
+    const before = await this.#store.readTerm();
+    await this.#store.writeTerm({
+      term: this.#order.term,
+      session: this.#order.session,
+      role: 'backup',
+      phase: 'ended',
+      boot: before?.boot ?? (await readBootId()),
+      outcome: decision === 'backup' ? 'won' : 'lost',
+    });
+  }
+
+  #listenOptions(receiver: Receiver): ListenOptions {
+    const { domain, own, peer, host } = this.#here;
+    const { name } = peer;
+    return {
+      listen:
+        domain.link === 'ssh'
+          ? { path: linkSocketPath(domain.domain) }
+          : { address: own.replication, port: domain.linkPort, tls: tlsFiles(name) },
+      program: this.#program,
+      host,
+      log: this.#log,
+      authorise: (hello) => this.#authorise(hello),
+      onSession: (link) => this.#onSession(receiver, link),
+      onCleanup: (control, hello) => onCleanup(receiver, control, hello),
+    };
+  }
+
+  #authorise(hello: Hello | OtherHello): ReturnType<typeof judgeHello> {
+    const { pair, domain, term, session } = this.#order;
+    const verdict = judgeHello(hello, {
+      pair,
+      domain,
+      peer: this.#here.peer.name,
+      term,
+      usedSessions: this.#usedSessions(),
+      ...(this.#session === null ? {} : { current: { term, session: this.#session } }),
+    });
+    if (!verdict.take || hello.purpose !== 'control') return verdict;
+    if (hello.session !== session) {
+      return { take: false, code: 'not-ready', reason: `session ${session} is expected` };
+    }
+    this.#session = session;
+    return verdict;
+  }
+
+  /** A session is made by `protect` for this order alone, and this process takes it once. */
+  #usedSessions(): ReadonlySet<string> {
+    return new Set(this.#session === null ? [] : [this.#session]);
+  }
+
+  #onSession(receiver: Receiver, link: Link): void {
+    const identity = identityOf(this.#order);
+    const lost = (what: string) => (loss: { kind: string; reason: string }) => {
+      receiver.linkLost(`${what}: ${loss.reason}`, loss.kind !== 'timeout');
+    };
+    let guest: GuestEnd | null = null;
+    receiver.begin(identity, controlLink(link, identity.domain));
+    link.control.start(
+      {
+        message: (message) => {
+          receiver.heard();
+          switch (message.type) {
+            case 'guest-ended':
+              guest = message.how === 'destroyed' ? 'gone' : message.how;
+              return;
+            case 'end':
+              receiver.end(message.detail, guest);
+              return;
+            default:
+              return;
+          }
+        },
+        lost: lost('the control connection is lost'),
+      },
+      0,
+    );
+    link.bulk.start({
+      item: (item) => {
+        receiver.heard();
+        if (item.type === 'data') return receiver.data(Buffer.from(item.bytes));
+        if (item.type === 'checkpoint') {
+          return receiver.checkpoint(item.epoch, item.folded === true, Buffer.from(item.bytes));
+        }
+        return undefined;
+      },
+      lost: lost('the bulk connection is lost'),
+    });
+    void receiver.finished
+      .catch(() => undefined)
+      .then(() => Promise.race([link.close(true), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]));
+  }
+
+  async #writeReport(receiver: Receiver): Promise<void> {
+    const { state, reason, receivedBytes, usedBytes, totalBytes } = receiver.view();
+    const { pair, domain, term, session } = this.#order;
+    const report: ReceiverReport = {
+      format: 1,
+      role: 'receiver',
+      pid: process.pid,
+      updatedMs: Date.now(),
+      pair,
+      domain,
+      term,
+      session,
+      reason,
+      phase: state.phase,
+      committedEpoch: state.committed,
+      receivedBytes,
+      journalUsedBytes: usedBytes,
+      journalTotalBytes: totalBytes,
+    };
+    await replaceFile(join(this.#here.runDirectory, 'receiver.json'), JSON.stringify(report));
+  }
+}
+
+function controlLink(link: Link, domain: string): ReceiverLink {
+  let sequence = 0;
+  return {
+    heartbeat: (state) => {
+      link.control.send({
+        type: 'heartbeat',
+        sequence: sequence++,
+        sentMs: Math.round(performance.now()),
+        state,
+      });
+    },
+    committed: ({ term, session }, epoch) => {
+      link.control.send({ type: 'committed', domain, term, session, epoch });
+    },
+    ended: (decision, reason) => {
+      const outcome = decision === 'primary' ? 'rolled-forward' : 'claimed';
+      link.control.send({ type: 'ended', outcome, reason: reason.slice(0, 4000) });
+    },
+    back: (bytes) => void link.bulk.send({ type: 'back' }, bytes),
+  };
+}
+
+function onCleanup(receiver: Receiver, control: ReceiverControl, hello: Hello): void {
+  control.start(
+    {
+      message: (message) => {
+        if (message.type !== 'drop-term') return;
+        receiver.dropTerm(hello.term, message.reason, (result, reason) => {
+          if ('undecided' in result) {
+            control.send({ type: 'ended', outcome: 'refused', reason: result.undecided });
+          } else {
+            const outcome = result.decision === 'primary' ? 'rolled-forward' : 'claimed';
+            control.send({ type: 'ended', outcome, reason: reason.slice(0, 4000) });
+          }
+        });
+      },
+      lost: () => undefined,
+    },
+    0,
+  );
+}
+
+/** Whether a receiver has left something behind that `recover` has to see to. */
+export function isUnfinished(here: HostDomain): boolean {
+  return existsSync(join(here.stateDirectory, 'journal-active'));
+}
+
+/**
+ * After the receiver's process, however it ended: nothing may hang on its NBD devices.
+ * @returns whether there was anything to do
+ */
+export async function cleanUpReceiver(name: string, log: Log): Promise<boolean> {
+  const here = await readHostDomain(name);
+  const store = new TermStore(name, here.stateDirectory);
+  const disks = new JournalDisks(
+    here.domain,
+    { onMarker: () => undefined, onFailed: () => undefined, onProgress: () => undefined },
+    log,
+  );
+  const done = await disks.recover(async (term) => {
+    const decision = await store.readDecision();
+    if (decision !== undefined && decision.term === term) return decision.outcome;
+    await store.writeDecision({
+      term,
+      outcome: 'roll-forward',
+      by: here.host,
+      reason: 'the receiver died, and with it the copy of the guest',
+    });
+    return 'roll-forward';
+  });
+  await rm(join(here.runDirectory, 'receiver.pid'), { force: true });
+  return done;
+}

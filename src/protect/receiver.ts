@@ -1,0 +1,377 @@
+/**
+ * The receiver as a process: the backup of one guest. Carries out what `core/protect/receiver.ts` decides.
+ *
+ *     bulk --> queue --> xl migrate-receive          CHECKPOINT_END of epoch N waits in the queue for commit N
+ *     DRBD --> NBD --> epoch journal --marker N-->   commit N when both are here
+ *
+ * libxl applies a checkpoint only when it has read the record CHECKPOINT_END, so that record is what is held back:
+ * at the end of its input xl starts the guest from the last checkpoint that it was given whole.
+ */
+import { newReceiver, receiverReason, receiverStep } from '../core/protect/receiver.js';
+import type {
+  FailoverStep,
+  GiveUpStep,
+  ReceiverEffect,
+  ReceiverInput,
+  ReceiverOptions,
+  ReceiverState,
+} from '../core/protect/receiver.js';
+import { tickMs } from '../core/protect/types.js';
+import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
+
+/** xl with the copy of the guest. */
+export interface Copy {
+  /** Resolves when more may follow; the bytes may then change. */
+  write(bytes: Uint8Array): Promise<void>;
+  /** Ends its input and resolves when the guest runs. Rejects when it doesn't. */
+  start(): Promise<void>;
+  /** Ends xl and removes the copy for good. Safe to repeat, and where there is none. */
+  drop(): Promise<void>;
+}
+
+export interface CopyEvents {
+  /** What xl says to xl on the primary. */
+  back(bytes: Buffer): void;
+  /** It ended, and nobody asked it to. */
+  ended(reason: string): void;
+}
+
+/** The epoch journal and what stands on it. */
+export interface BackupDisks {
+  startSession(identity: Identity): Promise<void>;
+  commit(epoch: number): Promise<void>;
+  step(step: Exclude<FailoverStep, 'start-guest'> | 'roll-forward' | 'leave-journal'): Promise<void>;
+  used(): { usedBytes: number; totalBytes: number };
+}
+
+/** The connection of the session, as far as the receiver talks to it. */
+export interface ReceiverLink {
+  heartbeat(state: string): void;
+  committed(identity: Identity, epoch: number): void;
+  ended(decision: Decision, reason: string): void;
+  back(bytes: Buffer): void;
+}
+
+export interface ReceiverEdges {
+  startCopy(events: CopyEvents): Copy;
+  disks: BackupDisks;
+  /** Asks the arbiter until there is an answer. */
+  claim(
+    onUndecided: (reason: string, mayHaveWon: boolean) => void,
+  ): Promise<{ decision: Decision; reason: string }>;
+  /** Durable when it resolves. */
+  record(decision: Decision, reason: string): Promise<void>;
+  nowMs(): number;
+  log(level: 'debug' | 'info' | 'warn' | 'error', message: string, fields: Record<string, unknown>): void;
+}
+
+/** Bytes that may wait for xl before the bulk connection is no longer read. */
+const QUEUE_BYTES_MAX = 64 << 20;
+
+type Queued = { type: 'data'; bytes: Buffer } | { type: 'checkpoint'; bytes: Buffer };
+
+export class Receiver {
+  #state: ReceiverState;
+  readonly #edges: ReceiverEdges;
+  #link: ReceiverLink | null = null;
+  #copy: Copy | null = null;
+  #queue: Queued[] = [];
+  #queuedBytes = 0;
+  #roomWaiters: (() => void)[] = [];
+  /** CHECKPOINT_ENDs that may be passed on. */
+  #passes = 0;
+  #pumping = false;
+  #pumpDone: (() => void)[] = [];
+  #lastMemory: number | null = null;
+  #receivedBytes = 0;
+  #askers: ((answer: { decision: Decision } | { undecided: string }, reason: string) => void)[] = [];
+  #timer: NodeJS.Timeout | null = null;
+  #finish: ((state: ReceiverState) => void) | null = null;
+  #fail: ((error: Error) => void) | null = null;
+  /** Resolves at `ended`, `failed-over` or `stuck`. */
+  readonly finished: Promise<ReceiverState>;
+
+  constructor(options: ReceiverOptions, edges: ReceiverEdges) {
+    this.#state = newReceiver(options);
+    this.#edges = edges;
+    this.finished = new Promise((resolve, reject) => {
+      this.#finish = resolve;
+      this.#fail = reject;
+    });
+    this.#timer = setInterval(() => {
+      // What has arrived by now is handled before the silence is judged.
+      setImmediate(() => this.#tick());
+    }, tickMs(options.failAfterMs));
+  }
+
+  view(): {
+    state: ReceiverState;
+    reason: string;
+    receivedBytes: number;
+    usedBytes: number;
+    totalBytes: number;
+  } {
+    const { usedBytes, totalBytes } = this.#edges.disks.used();
+    return {
+      state: this.#state,
+      reason: receiverReason(this.#state),
+      receivedBytes: this.#receivedBytes,
+      usedBytes,
+      totalBytes,
+    };
+  }
+
+  /** A sender was welcomed. */
+  begin(identity: Identity, link: ReceiverLink): void {
+    this.#link = link;
+    this.#input({ type: 'session', identity, nowMs: this.#edges.nowMs() });
+  }
+
+  heard(): void {
+    this.#input({ type: 'heard', nowMs: this.#edges.nowMs() });
+  }
+
+  linkLost(reason: string, peerLives: boolean): void {
+    this.#input({ type: 'link-lost', reason, peerLives, nowMs: this.#edges.nowMs() });
+  }
+
+  end(reason: string, guest: GuestEnd | null): void {
+    this.#input({ type: 'end', reason, guest, nowMs: this.#edges.nowMs() });
+  }
+
+  /** Bytes of the stream. Resolves when more may follow; `bytes` belong to the receiver from now on. */
+  data(bytes: Buffer): Promise<void> {
+    this.#receivedBytes += bytes.length;
+    return this.#enqueue({ type: 'data', bytes });
+  }
+
+  /**
+   * The record that ends a checkpoint: everything before it is here.
+   * @param epoch of the last one with a number; the same again counts with it
+   * @param folded it waits for the epoch after that one
+   */
+  checkpoint(epoch: number, folded: boolean, bytes: Buffer): Promise<void> {
+    const counts = folded ? 'folded' : epoch === this.#lastMemory ? 'before' : epoch;
+    if (!folded) this.#lastMemory = epoch;
+    const room = this.#enqueue({ type: 'checkpoint', bytes });
+    this.#input({ type: 'memory', counts, nowMs: this.#edges.nowMs() });
+    return room;
+  }
+
+  marker(epoch: number): void {
+    this.#input({ type: 'marker', epoch, nowMs: this.#edges.nowMs() });
+  }
+
+  journalFailed(reason: string): void {
+    this.#input({ type: 'journal-failed', reason, nowMs: this.#edges.nowMs() });
+  }
+
+  disk(connected: boolean): void {
+    this.#input({ type: 'disk', connected, nowMs: this.#edges.nowMs() });
+  }
+
+  /** Gives the copy up, as far as nothing has been decided yet. */
+  stop(reason: string): void {
+    this.#input({ type: 'stop', reason, nowMs: this.#edges.nowMs() });
+  }
+
+  askFailover(reason: string): void {
+    this.#input({ type: 'failover-asked', reason, nowMs: this.#edges.nowMs() });
+  }
+
+  /** The primary's clean-up asks who goes on. Answers once. */
+  dropTerm(
+    term: number,
+    reason: string,
+    answer: (result: { decision: Decision } | { undecided: string }, reason: string) => void,
+  ): void {
+    this.#askers.push(answer);
+    this.#input({ type: 'drop-term', term, reason, nowMs: this.#edges.nowMs() });
+  }
+
+  /** Ends timers; for a receiver that is thrown away. */
+  close(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+  }
+
+  #tick(): void {
+    this.#link?.heartbeat(this.#state.phase);
+    this.#input({ type: 'tick', nowMs: this.#edges.nowMs() });
+  }
+
+  #enqueue(item: Queued): Promise<void> {
+    this.#queue.push(item);
+    this.#queuedBytes += item.bytes.length;
+    this.#pump();
+    if (this.#queuedBytes < QUEUE_BYTES_MAX) return Promise.resolve();
+    return new Promise((resolve) => this.#roomWaiters.push(resolve));
+  }
+
+  #pump(): void {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    void this.#pumpLoop().catch((error: unknown) => {
+      this.#pumping = false;
+      this.#release(true);
+      this.#input({ type: 'copy-ended', reason: (error as Error).message, nowMs: this.#edges.nowMs() });
+    });
+  }
+
+  async #pumpLoop(): Promise<void> {
+    for (;;) {
+      const [item] = this.#queue;
+      if (item === undefined || this.#copy === null) break;
+      if (item.type === 'checkpoint') {
+        if (this.#passes === 0) break;
+        this.#passes--;
+      }
+      this.#queue.shift();
+      await this.#copy.write(item.bytes);
+      this.#queuedBytes -= item.bytes.length;
+      this.#release(false);
+    }
+    this.#pumping = false;
+    for (const done of this.#pumpDone.splice(0)) done();
+  }
+
+  #release(all: boolean): void {
+    if (!all && this.#queuedBytes >= QUEUE_BYTES_MAX) return;
+    for (const resolve of this.#roomWaiters.splice(0)) resolve();
+  }
+
+  /** Gives xl everything up to the last checkpoint that may be passed on, and drops what is behind it. */
+  async #settleCopy(): Promise<void> {
+    while (this.#pumping || this.#passes > 0) {
+      if (!this.#pumping) {
+        // A pass without its record can't be: the record is queued before the machine hears of it.
+        if (this.#queue.length === 0)
+          throw new Error('a checkpoint was committed and its record is not here');
+        this.#pump();
+      }
+      await new Promise<void>((resolve) => this.#pumpDone.push(resolve));
+    }
+    this.#queue = [];
+    this.#queuedBytes = 0;
+    this.#release(true);
+  }
+
+  #input(input: ReceiverInput): void {
+    const { state, effects } = receiverStep(this.#state, input);
+    this.#state = state;
+    for (const effect of effects) this.#carryOut(effect);
+    if (state.phase === 'ended' || state.phase === 'failed-over' || state.phase === 'stuck') {
+      this.close();
+      this.#finish?.(state);
+    }
+  }
+
+  #do(work: Promise<void>): void {
+    work.catch((error: unknown) => {
+      this.close();
+      this.#fail?.(error as Error);
+    });
+  }
+
+  #carryOut(effect: ReceiverEffect): void {
+    const edges = this.#edges;
+    switch (effect.type) {
+      case 'log':
+        edges.log(effect.level, effect.message, effect.fields ?? {});
+        return;
+      case 'begin':
+        this.#do(this.#begin(effect.identity));
+        return;
+      case 'commit':
+        this.#do(
+          edges.disks.commit(effect.epoch).then(
+            () => this.#input({ type: 'commit-durable', epoch: effect.epoch, nowMs: edges.nowMs() }),
+            (error: unknown) => this.journalFailed((error as Error).message),
+          ),
+        );
+        return;
+      case 'pass-checkpoint':
+        this.#passes++;
+        this.#pump();
+        return;
+      case 'acknowledge':
+        if (this.#state.identity !== null) this.#link?.committed(this.#state.identity, effect.epoch);
+        return;
+      case 'claim':
+        this.#do(
+          edges
+            .claim((reason, mayHaveWon) => {
+              this.#input({ type: 'undecided', reason, mayHaveWon, nowMs: edges.nowMs() });
+            })
+            .then(({ decision, reason }) => {
+              this.#input({ type: 'claimed', decision, reason, nowMs: edges.nowMs() });
+            }),
+        );
+        return;
+      case 'decide':
+        this.#do(
+          edges
+            .record(effect.decision, effect.reason)
+            .then(() => this.#input({ type: 'decision-durable', nowMs: edges.nowMs() })),
+        );
+        return;
+      case 'step':
+        this.#do(this.#step(effect.step));
+        return;
+      case 'answer-ended':
+        this.#link?.ended(effect.decision, effect.reason);
+        for (const answer of this.#askers.splice(0)) answer({ decision: effect.decision }, effect.reason);
+        return;
+      case 'answer-undecided':
+        for (const answer of this.#askers.splice(0)) answer({ undecided: effect.reason }, effect.reason);
+        return;
+      default:
+        throw new Error(`effect ${String(effect satisfies never)}`);
+    }
+  }
+
+  async #begin(identity: Identity): Promise<void> {
+    try {
+      await this.#edges.disks.startSession(identity);
+    } catch (error) {
+      this.journalFailed((error as Error).message);
+      return;
+    }
+    this.#copy = this.#edges.startCopy({
+      back: (bytes) => this.#link?.back(bytes),
+      ended: (reason) => this.#input({ type: 'copy-ended', reason, nowMs: this.#edges.nowMs() }),
+    });
+    this.#pump();
+  }
+
+  async #step(step: FailoverStep | GiveUpStep): Promise<void> {
+    const startedMs = this.#edges.nowMs();
+    try {
+      await this.#perform(step);
+    } catch (error) {
+      const reason = (error as Error).message;
+      this.#input({ type: 'step-failed', step, reason, nowMs: this.#edges.nowMs() });
+      return;
+    }
+    const nowMs = this.#edges.nowMs();
+    this.#edges.log('info', 'a step is done', { step, durationMs: nowMs - startedMs });
+    this.#input({ type: 'step-done', step, nowMs });
+  }
+
+  async #perform(step: FailoverStep | GiveUpStep): Promise<void> {
+    switch (step) {
+      case 'drop-copy':
+        await this.#copy?.drop();
+        this.#queue = [];
+        this.#release(true);
+        return;
+      case 'start-guest':
+        if (this.#copy === null) throw new Error('there is no copy');
+        await this.#settleCopy();
+        await this.#copy.start();
+        return;
+      default:
+        await this.#edges.disks.step(step);
+    }
+  }
+}

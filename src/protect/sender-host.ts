@@ -1,0 +1,254 @@
+/**
+ * The sender on a real host: `remus-drbd sender DOMAIN`, which xl starts as its transport. Standard input and output
+ * are xl's pipes; standard error is the unit's log.
+ */
+import { closeSync } from 'node:fs';
+import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { openArbiter } from '../arbiter/open.js';
+import { ExitCode, OperatorError } from '../core/errors.js';
+import { BARRIER_VOLUME } from '../core/names.js';
+import type { Order } from '../core/protect/order.js';
+import { REPORT_EVERY_MS } from '../core/protect/report.js';
+import type { SenderReport } from '../core/protect/report.js';
+import type { SenderOptions } from '../core/protect/sender.js';
+import type { Decision } from '../core/protect/types.js';
+import type { Log } from '../edge/log.js';
+import { readBootId, TermStore } from '../edge/term-store.js';
+import { connectLink } from '../link/client.js';
+import type { ConnectOptions } from '../link/client.js';
+import { PipeReader } from '../edge/pipe.js';
+import { BarrierDevice } from './barrier.js';
+import { decideForPrimary } from './claim.js';
+import { replicationFault, watchDrbd } from './drbd-watch.js';
+import { identityOf, readHostDomain, readHostOrder, routeTo } from './host-domain.js';
+import type { HostDomain } from './host-domain.js';
+import { holdNetwork } from './network.js';
+import { systemdNotify } from './notify.js';
+import { Sender } from './sender.js';
+import type { LinkEvents, SenderEdges, SenderLink, StreamInput } from './sender.js';
+import { destroyGuest, guestEnd } from './xl.js';
+
+const PAGE_BYTES = 4096;
+const WIDE_BYTES = 1 << 20;
+const CONNECT_MS = 20_000;
+const CLOSE_MS = 2_000;
+/** Frames of the bulk connection that may be on their way to the kernel. */
+const FRAMES_MAX = 2;
+
+const LIMITS = { inFlightMax: 8, holdLimitMs: 20_000, agreeLimitMs: 60_000, diskLimitMs: 15_000 };
+
+/** @returns the decision, when everything that follows from it is done */
+export async function runSenderHost(name: string, program: string, log: Log): Promise<Decision> {
+  const here = await readHostDomain(name);
+  const order = await readHostOrder(name);
+  if (order.primary !== here.host) {
+    throw new OperatorError(
+      `${name}: ${order.primary} is the primary of term ${order.term}`,
+      ExitCode.refused,
+    );
+  }
+  await mkdir(here.runDirectory, { recursive: true });
+  await writeFile(join(here.runDirectory, 'sender.pid'), `${process.pid}\n`);
+  const identity = identityOf(order);
+  const { checkpoint } = here.domain;
+  const options: SenderOptions = {
+    identity,
+    intervalMs: order.intervalMs,
+    failAfterMs: checkpoint.failAfterMs,
+    network: order.network,
+    disk: order.disk,
+    ...LIMITS,
+  };
+  const arbiter = await openArbiter(here.domain.arbiter, {
+    host: here.host,
+    peer: here.peer.name,
+    domain: name,
+    log,
+  });
+  const network = order.network ? await holdNetwork(name) : null;
+  const barrier = order.disk ? await openBarrier(here, order) : null;
+  const connect = connectOptions(here, order, program);
+  const edges: SenderEdges = {
+    input: pipeInput(),
+    back: (bytes) => void process.stdout.write(bytes),
+    connect: (events) => hostLink(connect, events),
+    network,
+    barrier,
+    watchDisk: (onState) =>
+      watchDrbd(name, (state, reason) => {
+        const fault = state === null ? reason : replicationFault(state);
+        onState(fault === null, fault ?? '');
+      }),
+    claim: (reason, onUndecided) => decideForPrimary(arbiter, order, connect, reason, onUndecided),
+    guestEnd: () => guestEnd(name),
+    destroyGuest: () => destroyGuest(name),
+    record: (decision) => recordEnd(here, order, decision),
+    nowMs: () => performance.now(),
+    log: (level, message, fields) => void log.log(level, message, fields),
+  };
+  const sender = new Sender(options, edges);
+  const notify = systemdNotify();
+  const report = async (): Promise<void> => {
+    notify('WATCHDOG=1');
+    await writeReport(here, order, sender);
+  };
+  const timer = setInterval(() => void report().catch(() => undefined), REPORT_EVERY_MS);
+  const stop = (): void => sender.stop('protection was ended by an operator');
+  process.on('SIGTERM', stop).on('SIGINT', stop);
+  try {
+    await report().catch(() => undefined);
+    return await sender.run();
+  } finally {
+    clearInterval(timer);
+    await report().catch(() => undefined);
+    await arbiter.close();
+  }
+}
+
+async function openBarrier(here: HostDomain, order: Order): Promise<BarrierDevice> {
+  const volume = here.domain.volumes.find((each) => each.volume === BARRIER_VOLUME);
+  if (volume === undefined) throw new OperatorError(`${order.domain}: it has no barrier volume; run setup`);
+  return BarrierDevice.open(`/dev/drbd${volume.minor}`, identityOf(order));
+}
+
+/** Connection to the receiver of a term, for the session and for its clean-up. */
+export function connectOptions(here: HostDomain, order: Order, program: string): ConnectOptions {
+  const { pair, domain, term, session, intervalMs } = order;
+  return {
+    route: routeTo(here),
+    peer: here.peer.name,
+    hello: { program, pair, domain, from: here.host, term, session, intervalMs },
+    timeoutMs: CONNECT_MS,
+  };
+}
+
+/** xl's pipe as standard input. */
+function pipeInput(): StreamInput {
+  // What was read stays as it is while frames with it are on their way.
+  const reader = new PipeReader(0, { buffers: FRAMES_MAX + 2, bufferBytes: WIDE_BYTES });
+  return {
+    readUpTo: (bytes) => reader.readUpTo(bytes),
+    narrow: () => reader.resize(PAGE_BYTES) === PAGE_BYTES,
+    widen: () => void reader.resize(WIDE_BYTES),
+    close: () => {
+      reader.close();
+      // xl's next write fails, and it gives up.
+      closeSync(0);
+    },
+  };
+}
+
+async function hostLink(options: ConnectOptions, events: LinkEvents): Promise<SenderLink> {
+  const link = await connectLink(options);
+  const { pair } = options.hello;
+  let sequence = 0;
+  let isOver = false;
+  const lost = (reason: string): void => {
+    if (isOver) return;
+    isOver = true;
+    events.lost(reason);
+  };
+  link.control.start(
+    {
+      message: (message) => {
+        events.heard();
+        switch (message.type) {
+          case 'committed': {
+            const { domain, term, session, epoch } = message;
+            events.committed({ pair, domain, term, session }, epoch);
+            return;
+          }
+          case 'ended':
+            if (message.outcome === 'refused') lost(message.reason);
+            else {
+              isOver = true;
+              events.ended(message.outcome === 'claimed' ? 'backup' : 'primary', message.reason);
+            }
+            return;
+          default:
+            return;
+        }
+      },
+      lost: (loss) => lost(`the control connection is lost: ${loss.reason}`),
+    },
+    0,
+  );
+  link.bulk.start({
+    item: (item) => {
+      if (item.type === 'back') events.back(Buffer.from(item.bytes));
+    },
+    lost: (loss) => lost(`the bulk connection is lost: ${loss.reason}`),
+  });
+  const flying: Promise<boolean>[] = [];
+  const room = async (sent: Promise<boolean>): Promise<void> => {
+    flying.push(sent);
+    if (flying.length >= FRAMES_MAX) await flying.shift();
+  };
+  return {
+    heartbeat: (state) => {
+      link.control.send({
+        type: 'heartbeat',
+        sequence: sequence++,
+        sentMs: Math.round(performance.now()),
+        state,
+      });
+    },
+    end: (reason, guest) => {
+      if (guest !== null) {
+        link.control.send({ type: 'guest-ended', how: guest === 'gone' ? 'destroyed' : guest });
+      }
+      link.control.send({ type: 'end', reason: guest === null ? 'suspend' : 'guest-ended', detail: reason });
+    },
+    data: (epoch, bytes) => room(link.bulk.send({ type: 'data', epoch }, bytes)),
+    checkpoint: (epoch, folded, bytes) =>
+      room(link.bulk.send({ type: 'checkpoint', epoch, ...(folded ? { folded: true } : {}) }, bytes)),
+    close: () => {
+      isOver = true;
+      void Promise.race([link.close(true), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
+    },
+  };
+}
+
+/** The term is over on this host. */
+export async function recordEnd(here: HostDomain, order: Order, decision: Decision): Promise<void> {
+  const store = new TermStore(order.domain, here.stateDirectory);
+  const before = await store.readTerm();
+  await store.writeTerm({
+    term: order.term,
+    session: order.session,
+    role: 'primary',
+    phase: 'ended',
+    boot: before?.boot ?? (await readBootId()),
+    outcome: decision === 'primary' ? 'won' : 'lost',
+  });
+}
+
+async function writeReport(here: HostDomain, order: Order, sender: Sender): Promise<void> {
+  const { state, sentBytes, figures, protection } = sender.view();
+  const report: SenderReport = {
+    format: 1,
+    role: 'sender',
+    pid: process.pid,
+    updatedMs: Date.now(),
+    pair: order.pair,
+    domain: order.domain,
+    term: order.term,
+    session: order.session,
+    phase: state.phase,
+    protection: protection.protection,
+    reason: protection.reason,
+    committedEpoch: state.lastCommitted,
+    intervalMs: order.intervalMs,
+    sentBytes,
+    figures,
+    droppedPackets: sender.view().droppedPackets,
+  };
+  await replaceFile(join(here.runDirectory, 'sender.json'), JSON.stringify(report));
+}
+
+/** For readers that must never see half of it; it need not last. */
+export async function replaceFile(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.new`, text);
+  await rename(`${path}.new`, path);
+}
