@@ -445,14 +445,14 @@ function tick(before: ReceiverState, nowMs: number): ReceiverStepResult {
     const state = { ...before, silence };
     // DRBD's own pings are answered by the peer's kernel: while they are, the host lives and is only slow.
     const patience = state.diskConnected ? 10 : 1;
-    if (!isSilent(silence, failAfterMs * patience)) return { state, effects: [] };
+    if (!isSilent(silence, failAfterMs, patience)) return { state, effects: [] };
     return claim(state, `nothing was heard of the sender for ${failAfterMs * patience} ms`);
   }
   const lost = { ...before.lost, silence: tickSilence(before.lost.silence, nowMs) };
   const state = { ...before, silence, lost };
   // A host that closed its connection lives: its clean-up will come and say how the guest is.
   const patience = lost.peerLives && state.diskConnected ? 10 : 1;
-  if (!isSilent(lost.silence, failAfterMs * patience)) return { state, effects: [] };
+  if (!isSilent(lost.silence, failAfterMs, patience)) return { state, effects: [] };
   return claim(state, lost.reason);
 }
 

@@ -299,6 +299,8 @@ function committed(
   input: { identity: Identity; epoch: number; nowMs: number },
 ): SenderStep {
   const { identity, network } = state.options;
+  // While nobody knows who goes on, output stays held.
+  if (state.phase === 'claiming') return { state, effects: [] };
   if (!sameIdentity(input.identity, identity)) {
     return violation(
       state,
@@ -424,7 +426,7 @@ function tick(before: SenderState, nowMs: number): SenderStep {
   // DRBD's own pings are answered by the peer's kernel. While they are, the host lives and its receiver is only
   // slow: it gets ten times as long before the pair is split up.
   const patience = state.diskLostSinceMs === null ? 10 : 1;
-  if (isSilent(state.silence, failAfterMs * patience)) {
+  if (isSilent(state.silence, failAfterMs, patience)) {
     return linkLost(state, `nothing was heard of the receiver for ${failAfterMs * patience} ms`, nowMs);
   }
   if (state.phase === 'agreeing') {

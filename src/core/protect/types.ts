@@ -61,6 +61,7 @@ export function tickSilence(silence: Silence, nowMs: number): Silence {
   return { ticks: silence.ticks + 1, lastTickMs: nowMs };
 }
 
-export function isSilent(silence: Silence, failAfterMs: number): boolean {
-  return silence.ticks * tickMs(failAfterMs) >= failAfterMs;
+/** @param patience how many times `failAfterMs` the peer is given */
+export function isSilent(silence: Silence, failAfterMs: number, patience: number): boolean {
+  return silence.ticks * tickMs(failAfterMs) >= failAfterMs * patience;
 }
