@@ -29,9 +29,10 @@ import type { HostNetwork } from '../core/netbuf/plan.js';
 /**
  * What went wrong:
  * `refused`: not installed, and nothing changed; `command`: `ip` or `tc` failed or ended; `timeout`: it did not
- * answer; `stalled`: a queue does not let go what was released; `leaked`: packets left before their commit.
+ * answer; `stalled`: a queue does not let go what was released; `leaked`: packets left before their commit;
+ * `bypassed`: an interface's output does not go through our queue any more.
  */
-export type NetbufFault = 'refused' | 'command' | 'timeout' | 'stalled' | 'leaked';
+export type NetbufFault = 'refused' | 'command' | 'timeout' | 'stalled' | 'leaked' | 'bypassed';
 
 export class NetbufError extends OperatorError {
   readonly fault: NetbufFault;
@@ -70,7 +71,7 @@ export class NetworkBuffer {
   readonly #holds: readonly Hold[];
   readonly #tc: TcBatch;
   #marks: MarkState = initialMarks;
-  /** Where the pending mark lies, and the last one that was released; by ifb. */
+  /** Where the pending mark lies, and the last one that was released (nothing while open); by ifb. */
   #pending = new Map<string, MarkPlace>();
   #released = new Map<string, MarkPlace>();
   #droppedBefore = new Map<string, number>();
@@ -163,13 +164,18 @@ export class NetworkBuffer {
     const startedMs = performance.now();
     const step = stepMarks(this.#marks, { kind: 'open' });
     this.#marks = step.state;
+    this.#released = new Map();
     await this.#send(line.openLine);
     return { reason: step.reason, durationMs: performance.now() - startedMs };
   }
 
-  /** What waits now. Packets dropped since the last call make it `full`. */
+  /**
+   * What waits now. Packets dropped since the last call make it `full`.
+   *
+   * @throws NetbufError also when the output is not led to the queues any more
+   */
   async stats(): Promise<BufferStatus & { queues: Map<string, QueueFacts> }> {
-    const shown = await this.#show();
+    const [shown] = await Promise.all([this.#show(), this.#refuseBypass()]);
     this.#refuseEarly(shown);
     const queues = new Map(this.#holds.map(({ vif, ifb }) => [vif, fact(shown, ifb)]));
     const held = this.#marks.phase === 'held';
@@ -218,28 +224,30 @@ export class NetworkBuffer {
 
   async #drain(startedMs: number): Promise<void> {
     const leaving = this.#marks.phase === 'held' ? this.#marks.pending : null;
-    let shown = await this.#send(line.releaseLine);
-    let wakeMs = performance.now() + WAKE_MS;
-    for (;;) {
-      // Opened meanwhile, everything leaves.
-      if (!leaving || this.#marks.phase === 'open') return;
-      this.#refuseEarly(shown);
-      if ([...shown].every(([ifb, queue]) => isSettled(place(this.#released, ifb), queue))) break;
+    // Opened meanwhile, and perhaps shut again, everything has left; a release now would be for another mark.
+    const isOurs = (): boolean => this.#marks.phase === 'held' && this.#marks.pending === leaving;
+    let wakeMs = startedMs;
+    while (leaving && isOurs()) {
       const nowMs = performance.now();
+      const wake = nowMs >= wakeMs;
+      if (wake) wakeMs = nowMs + WAKE_MS;
+      // No newer mark can be there while this one is leaving, so releasing again only wakes the queue.
+      const shown = await (wake ? this.#send(line.releaseLine) : this.#show());
+      if (!isOurs()) return;
+      this.#refuseEarly(shown);
+      if ([...shown].every(([ifb, queue]) => isSettled(place(this.#released, ifb), queue))) {
+        this.#marks = stepMarks(this.#marks, { kind: 'settled', checkpoint: leaving.checkpoint }).state;
+        return;
+      }
       if (nowMs - startedMs > this.#timeoutMs) {
         throw new NetbufError(
           'stalled',
-          `${this.#domain}: packets released at checkpoint ${leaving.checkpoint} have not left for ${this.#timeoutMs} ms; ` +
-            `the queue is still shut. Remove the network buffering`,
+          `${this.#domain}: packets released at checkpoint ${leaving.checkpoint} have not left for ` +
+            `${this.#timeoutMs} ms; the queue is still shut. Remove the network buffering`,
         );
       }
       await sleep(POLL_MS);
-      const wake = nowMs > wakeMs;
-      if (wake) wakeMs = nowMs + WAKE_MS;
-      // No newer mark can be there while this one is leaving, so releasing again only wakes the queue.
-      shown = await (wake ? this.#send(line.releaseLine) : this.#show());
     }
-    this.#marks = stepMarks(this.#marks, { kind: 'settled', checkpoint: leaving.checkpoint }).state;
   }
 
   /** More has left than was released: the guarantee is broken, and nothing may go on as if it were not. */
@@ -252,6 +260,21 @@ export class NetworkBuffer {
         throw new NetbufError(
           'leaked',
           `${this.#domain}: ${bytes} bytes left ${vif} before their checkpoint was committed`,
+        );
+      }
+    }
+  }
+
+  async #refuseBypass(): Promise<void> {
+    const cookie = redirectCookie(this.#domain);
+    const answers = await this.#tc.run(
+      this.#holds.map(({ vif }) => ({ text: line.filtersLine(vif), answers: true })),
+    );
+    for (const [index, { vif, ifb }] of this.#holds.entries()) {
+      if (!parseFilters(answers[index] ?? '', cookie).ours.some(({ to }) => to === ifb)) {
+        throw new NetbufError(
+          'bypassed',
+          `${this.#domain}: what ${vif} sends is not led to ${ifb} any more; its packets are not held`,
         );
       }
     }

@@ -111,10 +111,9 @@ export function parseLinks(text: string): LinkFacts[] {
     });
 }
 
-/** An ifb counts as received what its queue gave it, and as sent what it handed on. */
+/** An ifb counts as received what its queue gave it, and as sent what it handed on or found no interface for. */
 function inside(stats: Json): number {
   const rx = stats.get('rx');
-  const tx = stats.get('tx');
   const taken = rx.get('packets').integer() - rx.get('dropped').integer();
-  return Math.max(0, taken - tx.get('packets').integer() - tx.get('dropped').integer());
+  return Math.max(0, taken - stats.get('tx').get('packets').integer());
 }

@@ -88,7 +88,7 @@ class Plug {
 
 test('on a model of sch_plug, with any number of checkpoints in flight: never early, all in the end', () => {
   let random = 7;
-  const below = (n: number): number => (random = (random * 1103515245 + 12345) % 2 ** 31) % n;
+  const below = (n: number): number => ((random = (random * 1103515245 + 12345) % 2 ** 31) >>> 12) % n;
   for (let round = 0; round < 300; round++) {
     const plug = new Plug();
     let state: MarkState = initialMarks;

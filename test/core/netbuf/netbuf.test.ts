@@ -96,7 +96,7 @@ test('what the tools print', () => {
   );
   assert.equal(parseFilters('[]', cookie), { ours: [], others: 0 });
   assert.equal(parseLinks(LINKS), [
-    { name: 'remus3.0', up: true, kind: 'ifb', alias: 'remus-drbd:web:vif3.0', insidePackets: 2 },
+    { name: 'remus3.0', up: true, kind: 'ifb', alias: 'remus-drbd:web:vif3.0', insidePackets: 3 },
     { name: 'vif3.0', up: false, insidePackets: 0 },
   ]);
   for (const text of [
