@@ -85,8 +85,8 @@ test('pages that are not what their record says are refused', () => {
   };
   const cases: [string, StreamErrorCode, Uint8Array][] = [
     ['no page', 'bad-body', record(0, 1)],
-    ['more pages than fit', 'bad-body', record(2, 1)],
-    ['a count that overflows', 'bad-body', record(0xffff_ffff, 1)],
+    ['more pages than fit', 'bad-body', record(2, 0xfn << 60n)],
+    ['a count that overflows', 'bad-body', record(0xffff_ffff, 0xfn << 60n)],
     ['a reserved type', 'bad-body', record(1, 5n << 60n)],
     ['no data', 'bad-body', record(1, 1)],
     ['data of none', 'bad-body', record(1, 0xfn << 60n, 0)],
