@@ -36,7 +36,6 @@ export const IMAGE_HEADER_BYTES = 24;
 export const IMAGE_MARKER = 0xffff_ffff;
 /** "XENF" */
 export const IMAGE_ID = 0x58454e46;
-export const IMAGE_VERSIONS = [2, 3] as const;
 export const ImageOption = { bigEndian: 1 << 0 } as const;
 
 export const DOMAIN_HEADER_BYTES = 16;
@@ -45,8 +44,8 @@ export const PAGE_SHIFT = 12;
 export const PAGE_BYTES = 1 << PAGE_SHIFT;
 
 export const RECORD_HEADER_BYTES = 8;
-export const RECORD_ALIGN_BYTES = 8;
-export const RECORD_OPTIONAL = 0x8000_0000;
+const RECORD_ALIGN_BYTES = 8;
+const RECORD_OPTIONAL = 0x8000_0000;
 
 export type Layer = 'libxl' | 'libxc';
 
@@ -82,7 +81,7 @@ export const LibxcRecord = {
 } as const;
 
 /** What a record's length may be, in bytes without padding; or why the record can't be in such a stream at all. */
-export type RecordRule = {
+type RecordRule = {
   name: string;
 } & (
   | { minBytes: number; maxBytes: number; /** Counted from minBytes. */ stepBytes: number }

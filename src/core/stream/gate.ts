@@ -40,7 +40,7 @@ export type GateEffect =
   | { type: 'hold'; checkpoint: number }
   | { type: 'missed'; checkpoint: number; reason: string };
 
-export interface GateStep {
+interface GateStep {
   state: GateState;
   effect: GateEffect | null;
 }
