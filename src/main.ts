@@ -136,6 +136,7 @@ function program(): Command {
     });
 
   addProtection(root);
+  addRecovery(root);
   addJournal(root);
   addOnHost(root);
 
@@ -198,8 +199,47 @@ function addProtection(root: Command): void {
     });
 }
 
+/** After the loss of a host. */
+function addRecovery(root: Command): void {
+  for (const [what, description, risk] of [
+    ['failover', 'let the backup take a guest over now', 'although the guest runs on the primary'],
+    ['continue', 'let the primary go on alone', 'although the receiver on the backup lives'],
+  ] as const) {
+    root
+      .command(what)
+      .description(`${description}; the arbiter decides all the same`)
+      .argument('<domain>', 'the domain')
+      .option('--force', `${risk}: what it did since the last commit is lost`)
+      .action(async (domain: string, options: { force?: true }, command: Command) => {
+        const { runDecide } = await import('./commands/run-protect.js');
+        const force = options.force === true;
+        exitCode = await runDecide({ ...terminalOf(command), domain, what, force, print });
+      });
+  }
+  root
+    .command('recover')
+    .description(
+      'after the loss of a host: resync while the guest runs, then protect it in its new direction',
+    )
+    .argument('[domain...]', 'the domains')
+    .option('--all', 'all domains of the configuration')
+    .action(async (domains: string[], options: { all?: true }, command: Command) => {
+      const { runRecover } = await import('./commands/run-protect.js');
+      exitCode = await runRecover({ ...terminalOf(command), domains, all: options.all === true, print });
+    });
+}
+
 /** Run by the units on a host, not by people. */
 function addOnHost(root: Command): void {
+  root
+    .command('decide', { hidden: true })
+    .argument('<domain>')
+    .argument('<term>')
+    .argument('<winner>')
+    .action(async (domain: string, term: string, winner: string) => {
+      const { decideOnHost } = await import('./commands/on-host.js');
+      exitCode = await decideOnHost(domain, term, winner);
+    });
   for (const name of ['sender', 'receiver', 'sender-cleanup', 'receiver-cleanup'] as const) {
     root
       .command(name, { hidden: true })

@@ -1,5 +1,7 @@
 /** What the units on a host run: `sender`, `receiver` and their clean-ups. Their log is the journal of the unit. */
-import { ExitCode } from '../core/errors.js';
+import { join } from 'node:path';
+import { ExitCode, OperatorError } from '../core/errors.js';
+import { Paths } from '../core/names.js';
 import { closeLog, createLog } from '../edge/log.js';
 import type { Log, LogLevel } from '../edge/log.js';
 
@@ -46,4 +48,16 @@ async function run(program: HostProgram, domain: string, version: string, log: L
       return ExitCode.ok;
     }
   }
+}
+
+/** `remus-drbd decide`, which `failover` and `continue` run on the hosts: what a person has decided about a term. */
+export async function decideOnHost(domain: string, term: string, winner: string): Promise<ExitCode> {
+  const number = Number(term);
+  if (!Number.isSafeInteger(number) || number < 1) {
+    throw new OperatorError(`${term} is no term`, ExitCode.usage);
+  }
+  const { decide } = await import('../arbiter/operator.js');
+  const reason = 'told to by an operator';
+  await decide(domain, join(Paths.state, domain), { term: number, winner, by: 'operator', reason });
+  return ExitCode.ok;
 }

@@ -9,6 +9,7 @@ import { closeLog, createLog } from '../edge/log.js';
 import type { LogLevel } from '../edge/log.js';
 import { sshConnector } from './context.js';
 import { withHosts } from './converge.js';
+import { decideDomain, recoverDomain } from './recover.js';
 import { protectDomain, unprotectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
 
@@ -52,13 +53,7 @@ async function overDomains(
     );
   }
   const log = createLog({ level: options.logLevel, json: options.json });
-  const deps: ProtectDependencies = {
-    nowMs: () => performance.now(),
-    pause: async (ms) => {
-      await pause(ms);
-    },
-    tell: (text) => void process.stderr.write(`${text}\n`),
-  };
+  const deps = dependencies();
   const connect = sshConnector(loaded, log);
   const results: { domain: string; result?: string; error?: string }[] = [];
   let code: ExitCode = ExitCode.ok;
@@ -99,6 +94,55 @@ export async function runUnprotect(
   options: Terminal & { domains: string[]; all: boolean },
 ): Promise<ExitCode> {
   return overDomains({ ...options, readOnly: false }, unprotectDomain);
+}
+
+export async function runRecover(options: Terminal & { domains: string[]; all: boolean }): Promise<ExitCode> {
+  return overDomains({ ...options, readOnly: false }, recoverDomain);
+}
+
+/** No lock is taken: the other host may be dead, and what is decided is decided once. */
+export async function runDecide(
+  options: Terminal & { domain: string; what: 'failover' | 'continue'; force: boolean },
+): Promise<ExitCode> {
+  const loaded = await loadConfiguration(options.config);
+  const layout = loaded.layouts.find(({ domain }) => domain.name === options.domain);
+  if (layout === undefined) {
+    const known = loaded.layouts.map(({ domain }) => domain.name).join(', ');
+    throw new OperatorError(
+      `${options.config} has no domain ${options.domain}; it has: ${known}`,
+      ExitCode.usage,
+    );
+  }
+  const log = createLog({ level: options.logLevel, json: options.json });
+  try {
+    const connector = sshConnector(loaded, log);
+    const connect = async (name: string): Promise<Host> => {
+      const host = layout.hosts.find((each) => each.name === name);
+      if (host === undefined) throw new Error(`${name} is no host of ${options.domain}`);
+      return connector(host);
+    };
+    const result = await decideDomain(
+      layout,
+      options.what,
+      connect,
+      { force: options.force },
+      dependencies(),
+    );
+    options.print(options.json ? JSON.stringify({ domain: options.domain, result }, null, 2) : result);
+    return ExitCode.ok;
+  } finally {
+    await closeLog(log);
+  }
+}
+
+function dependencies(): ProtectDependencies {
+  return {
+    nowMs: () => performance.now(),
+    pause: async (ms) => {
+      await pause(ms);
+    },
+    tell: (text) => void process.stderr.write(`${text}\n`),
+  };
 }
 
 const INTERVAL_MS_MIN = 20;

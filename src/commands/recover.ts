@@ -1,0 +1,256 @@
+/**
+ * `remus-drbd failover`, `continue` and `recover`: what people do when a host is lost, and when it is back.
+ *
+ * `recover` asks `core/protect/recovery.ts` what is to be done next, does it, and looks again, until protection is on
+ * in the direction in which the guest runs now.
+ */
+import { ExitCode, OperatorError } from '../core/errors.js';
+import type { DomainLayout } from '../core/model.js';
+import { nextRecoveryStep } from '../core/protect/recovery.js';
+import type { RecoveryStep } from '../core/protect/recovery.js';
+import { syncProgress } from '../core/setup/sync.js';
+import type { SyncSample } from '../core/setup/sync.js';
+import { Paths, unitName } from '../core/names.js';
+import type { Host } from '../edge/host.js';
+import { HostError } from '../edge/host.js';
+import { protectDomain } from './protect.js';
+import type { ProtectDependencies } from './protect.js';
+import { readProtection, receiverUnit } from './protection-view.js';
+import type { ProtectionView } from './protection-view.js';
+
+const COMMAND_MS = 120_000;
+const POLL_MS = 1_000;
+const WAIT_MS = 600_000;
+const STEPS_MAX = 10_000;
+
+/** @returns what was done, in words */
+export async function recoverDomain(
+  layout: DomainLayout,
+  hosts: readonly [Host, Host],
+  deps: ProtectDependencies,
+): Promise<string> {
+  const { name } = layout.domain;
+  const samples: SyncSample[] = [];
+  let last = '';
+  let sinceMs = deps.nowMs();
+  for (let count = 0; count < STEPS_MAX; count++) {
+    const views = await Promise.all([readProtection(hosts[0], name), readProtection(hosts[1], name)]);
+    const step = nextRecoveryStep(name, views);
+    const key = JSON.stringify(step);
+    if (key !== last) sinceMs = deps.nowMs();
+    last = key;
+    switch (step.do) {
+      case 'refuse':
+        throw new OperatorError(
+          `${name}: recovery is refused: ${step.reason}. Nothing was changed.`,
+          ExitCode.refused,
+        );
+      case 'done':
+        return step.reason;
+      case 'protect':
+        deps.tell(`${name}: ${step.reason}; protecting`);
+        return protectDomain(
+          layout,
+          hosts,
+          { intervalMs: null, network: true, disk: true, dryRun: false },
+          deps,
+        );
+      case 'wait':
+        if (step.for === 'sync') {
+          samples.push({ atMs: deps.nowMs(), outOfSyncBytes: step.outOfSyncBytes });
+          deps.tell(`${name}: resync: ${syncProgress(samples).text}`);
+        }
+        if (deps.nowMs() - sinceMs > WAIT_MS) {
+          throw new OperatorError(
+            `${name}: ${step.reason}, and nothing has changed for ${WAIT_MS / 60_000} minutes; look at DRBD on both hosts, and run recover again`,
+          );
+        }
+        await deps.pause(POLL_MS);
+        break;
+      default:
+        deps.tell(`${name}: ${titleOf(step)}: ${step.reason}`);
+        await act(name, step, hosts);
+        if (deps.nowMs() - sinceMs > WAIT_MS) {
+          throw new OperatorError(
+            `${name}: ${titleOf(step)} was done again and again and is still needed: ${step.reason}`,
+          );
+        }
+    }
+  }
+  throw new OperatorError(`${name}: recovery does not come to an end; the hosts keep changing`);
+}
+
+function titleOf(step: RecoveryStep): string {
+  switch (step.do) {
+    case 'destroy':
+      return `destroying ${step.guest} on ${step.host}`;
+    case 'bring-up':
+      return `bringing DRBD up on ${step.host}`;
+    case 'demote':
+      return `demoting ${step.host}`;
+    case 'connect':
+      return `connecting ${step.loser} to ${step.survivor}`;
+    default:
+      return step.do;
+  }
+}
+
+async function act(domain: string, step: RecoveryStep, hosts: readonly [Host, Host]): Promise<void> {
+  const host = (name: string): Host => (hosts[0].name === name ? hosts[0] : hosts[1]);
+  switch (step.do) {
+    case 'destroy':
+      return must(host(step.host), ['xl', 'destroy', step.guest]);
+    case 'bring-up':
+      // Started at boot already, and failed or done with then: `restart` runs it again.
+      return must(host(step.host), ['systemctl', 'restart', unitName(domain)]);
+    case 'demote':
+      return must(host(step.host), ['drbdadm', 'secondary', domain]);
+    case 'connect':
+      // The loser first, so that it already waits with its answer when the survivor asks.
+      await run(host(step.loser), ['drbdadm', 'disconnect', domain]);
+      await must(host(step.loser), [
+        'drbdadm',
+        'connect',
+        ...(step.discard ? ['--discard-my-data'] : []),
+        domain,
+      ]);
+      await run(host(step.survivor), ['drbdadm', 'connect', domain]);
+      return;
+    default:
+      throw new Error(`step ${step.do} is no act`);
+  }
+}
+
+async function run(host: Host, argv: string[]): Promise<{ exitCode: number; stderr: string }> {
+  return host.run(argv, { deadlineMs: COMMAND_MS, repeatable: true });
+}
+
+async function must(host: Host, argv: string[]): Promise<void> {
+  const { exitCode, stderr } = await run(host, argv);
+  if (exitCode === 0) return;
+  throw new OperatorError(
+    `${host.name}: ${argv.join(' ')} failed with exit code ${exitCode}: ${stderr.trim()}; run recover again when the cause is mended`,
+  );
+}
+
+/** A host that may be dead: null and why. */
+async function tryRead(
+  connect: () => Promise<Host>,
+  domain: string,
+): Promise<{ host: Host; view: ProtectionView } | string> {
+  let host: Host;
+  try {
+    host = await connect();
+  } catch (error) {
+    if (error instanceof HostError || error instanceof OperatorError)
+      return error.message.split('\n')[0] ?? '';
+    throw error;
+  }
+  return { host, view: await readProtection(host, domain) };
+}
+
+export interface DecideOptions {
+  /** Go on although the other host is alive and has the guest. */
+  force: boolean;
+}
+
+/**
+ * `failover`: the backup takes the guest over now. `continue`: the primary goes on alone.
+ *
+ * @param connect by host name
+ * @returns what was done, in words
+ */
+export async function decideDomain(
+  layout: DomainLayout,
+  what: 'failover' | 'continue',
+  connect: (name: string) => Promise<Host>,
+  options: DecideOptions,
+  deps: ProtectDependencies,
+): Promise<string> {
+  const { name } = layout.domain;
+  const [one, other] = layout.hosts;
+  const [first, second] = await Promise.all([
+    tryRead(() => connect(one.name), name),
+    tryRead(() => connect(other.name), name),
+  ]);
+  const reached = [first, second].filter(
+    (each): each is { host: Host; view: ProtectionView } => typeof each !== 'string',
+  );
+  try {
+    const role = what === 'failover' ? 'backup' : 'primary';
+    const chosen = reached.find(({ view }) => view.term?.role === role && view.term.phase !== 'ended');
+    if (chosen === undefined) {
+      const why = [first, second].filter((each) => typeof each === 'string').join('; ');
+      throw new OperatorError(
+        `${name}: no host that can be reached is the ${role} of a term that is not over${why === '' ? '' : ` (${why})`}; nothing was changed`,
+        ExitCode.refused,
+      );
+    }
+    const peer = reached.find((each) => each !== chosen);
+    refuseIfAlive(name, what, peer?.view, options);
+    const term = chosen.view.term?.term ?? 0;
+    const winner = chosen.view.name;
+    // The loser is told first wherever it can be: two hosts must not be told two things.
+    for (const { host } of [peer, chosen].filter((each) => each !== undefined)) {
+      await must(host, [Paths.command, 'decide', name, String(term), winner]);
+    }
+    if (what === 'failover') {
+      await must(chosen.host, ['systemctl', 'kill', '--kill-who=main', '--signal=USR1', receiverUnit(name)]);
+    }
+    return await waitForDecision(name, what, chosen.host, term, deps);
+  } finally {
+    await Promise.all(reached.map(({ host }) => host.close()));
+  }
+}
+
+function refuseIfAlive(
+  name: string,
+  what: 'failover' | 'continue',
+  peer: ProtectionView | undefined,
+  options: DecideOptions,
+): void {
+  if (peer === undefined || options.force) return;
+  const isAlive =
+    what === 'failover' ? peer.guests.some((guest) => guest.name === name) : peer.receiverActive;
+  if (!isAlive) return;
+  const state = what === 'failover' ? `${name} runs on ${peer.name}` : `the receiver on ${peer.name} lives`;
+  throw new OperatorError(
+    `${name}: ${state}, so ${what} would end it there: what it did since the last commit is lost, though nobody was told of it. ` +
+      `Nothing was changed. --force does it all the same.`,
+    ExitCode.refused,
+  );
+}
+
+async function waitForDecision(
+  name: string,
+  what: 'failover' | 'continue',
+  host: Host,
+  term: number,
+  deps: ProtectDependencies,
+): Promise<string> {
+  const sinceMs = deps.nowMs();
+  for (;;) {
+    const view = await readProtection(host, name);
+    const ended = view.term?.term === term && view.term.phase === 'ended';
+    const runs = view.guests.some((guest) => guest.name === name);
+    if (ended && view.term?.outcome === 'lost') {
+      throw new OperatorError(
+        `${name}: the term was decided for the other host; ${host.name} does not go on`,
+      );
+    }
+    if (ended && runs) {
+      return what === 'failover'
+        ? `${name} runs on ${host.name} now; when the other host is back: remus-drbd recover ${name}`
+        : `${name} runs on ${host.name} without protection; when the other host is back: remus-drbd recover ${name}`;
+    }
+    const { receiver, sender } = view;
+    const report = what === 'failover' ? receiver : sender;
+    deps.tell(`${name}: ${typeof report === 'string' ? report : report.reason}`);
+    if (deps.nowMs() - sinceMs > WAIT_MS) {
+      throw new OperatorError(
+        `${name}: not decided after ${WAIT_MS / 60_000} minutes; see remus-drbd status`,
+      );
+    }
+    await deps.pause(POLL_MS);
+  }
+}
