@@ -2,9 +2,9 @@
  * The bulk connection of a link: frames of the migration stream, with back-pressure in both directions, and how it
  * was lost.
  *
- * Receiving: into one region of memory that is used again and again (`receive.ts`). An item's bytes belong to the
+ * Receiving: into memory that is used again and again (`receive.ts`). An item's bytes belong to the
  * handler until it returns, or until the promise that it returned settles; it is not called again before that,
- * and when the region is full meanwhile nothing more is read, so that the peer is held by TCP.
+ * and when that memory is full meanwhile nothing more is read, so that the peer is held by TCP.
  */
 import type { Socket } from 'node:net';
 import { BulkDecoder, encodeBulkHeader } from '../core/link/bulk.js';
@@ -45,7 +45,7 @@ export class BulkChannel {
     });
   }
 
-  /** Begins to receive. */
+  /** Begins to receive. A handler must not throw or reject. */
   start(handlers: BulkHandlers): void {
     this.#handlers = handlers;
     if (this.#loss !== undefined) {
@@ -68,7 +68,8 @@ export class BulkChannel {
     const head = encodeBulkHeader(header, length);
     if (this.#loss !== undefined || this.#over) return Promise.resolve(false);
     return new Promise((resolve) => {
-      const done = (error?: Error | null): void => resolve(error === undefined || error === null);
+      // A write that was under way when the socket was destroyed ends without an error in Node.
+      const done = (error?: Error | null): void => resolve(!error && !this.#socket.destroyed);
       this.#socket.cork();
       this.#socket.write(head, pieces.length === 0 ? done : undefined);
       pieces.forEach((piece, n) => this.#socket.write(piece, n === pieces.length - 1 ? done : undefined));
@@ -96,6 +97,7 @@ export class BulkChannel {
 
   /** Gives one item on. @returns what was used of `bytes`, and what to wait for */
   #take(bytes: Buffer): { used: number; pending?: Promise<void> } {
+    if (this.#loss !== undefined || this.#over) return { used: bytes.length };
     try {
       const { used, item } = this.#decoder.read(bytes);
       if (item === undefined) return { used };

@@ -117,16 +117,20 @@ export class LinkListener {
         void this.#accept(socket);
         return;
       }
-      this.#refused(socket.remoteAddress, problem);
+      this.#refused(addressOf(socket), problem);
       socket.on('error', () => undefined);
       socket.destroy();
     });
+    // Asked for once, an address is remembered.
+    server.on('connection', (socket: Socket) => socket.remoteAddress);
     server.on('tlsClientError', (error, socket) => {
       // Without an error of OpenSSL it was Node that found the certificate not to be the pinned one.
       // The types say Error; it is OpenSSL's name for the reason.
       const verify = socket.authorizationError as unknown as string | null;
+      // Destroyed already, it knows its address no more; the socket below it does.
+      const below = (socket as { _parent?: Socket })._parent;
       this.#refused(
-        socket.remoteAddress,
+        below?.remoteAddress,
         verify ? `the peer's certificate is not the pinned one (${verify})` : error.message,
       );
       socket.destroy();
@@ -139,7 +143,7 @@ export class LinkListener {
     socket.once('close', () => this.#sockets.delete(socket));
     socket.on('error', () => undefined);
     tuneSocket(socket);
-    const from = socket.remoteAddress;
+    const from = addressOf(socket);
     try {
       const { json, rest } = await readFirstFrame(socket, this.#helloMs);
       const hello = readHello(json);
@@ -185,7 +189,7 @@ export class LinkListener {
 
   #await(socket: Socket, hello: Hello): void {
     const timer = setTimeout(() => {
-      this.#refused(socket.remoteAddress, `no bulk connection followed within ${this.#helloMs} ms`);
+      this.#refused(addressOf(socket), `no bulk connection followed within ${this.#helloMs} ms`);
       this.#drop();
     }, this.#helloMs);
     this.#awaiting = { hello, socket, timer };
@@ -219,13 +223,13 @@ export class LinkListener {
   }
 
   #refuse(socket: Socket, code: RefusalCode, reason: string): void {
-    this.#refused(socket.remoteAddress, `${code}: ${reason}`);
+    this.#refused(addressOf(socket), `${code}: ${reason}`);
     socket.write(encodeControl({ type: 'refused', code, reason }));
     void closeSocket(socket, this.#helloMs);
   }
 
   #refused(from: string | undefined, reason: string): void {
-    this.#options.log.warn('link connection refused', { from: from ?? 'local', reason });
+    this.#options.log.warn('link connection refused', { from: from ?? 'unknown', reason });
   }
 
   #drop(): void {
@@ -242,3 +246,8 @@ const UNKNOWN = {
   code: 'protocol-version' as const,
   reason: `this receiver speaks link protocol ${LINK_PROTOCOL}`,
 };
+
+/** Of a connection over a unix socket there is none. */
+function addressOf(socket: Socket): string {
+  return socket.remoteAddress ?? 'local';
+}
