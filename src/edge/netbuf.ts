@@ -58,6 +58,8 @@ export interface MarkResult {
 }
 
 const TIMEOUT_MS = 5000;
+/** For one command from its start to its end; ends a hang, and is not reached on a host that is only busy. */
+const COMMAND_MS = 30_000;
 const POLL_MS = 1;
 /** A queue that has let go nothing for so long is woken again. */
 const WAKE_MS = 20;
@@ -466,7 +468,7 @@ function run(domain: string, program: string, args: readonly string[], input: st
     const timer = setTimeout(() => {
       late = true;
       child.kill('SIGKILL');
-    }, TIMEOUT_MS);
+    }, COMMAND_MS);
     const fail = (fault: NetbufFault, what: string): void =>
       reject(new NetbufError(fault, `${domain}: ${program} ${args.join(' ')}: ${what}: ${stderr.trim()}`));
     child.stdout.on('data', (text: string) => (stdout += text));
@@ -477,7 +479,7 @@ function run(domain: string, program: string, args: readonly string[], input: st
     });
     child.on('close', (code, signal) => {
       clearTimeout(timer);
-      if (late) fail('timeout', `no answer within ${TIMEOUT_MS} ms`);
+      if (late) fail('timeout', `no answer within ${COMMAND_MS} ms`);
       else if (code !== 0) fail('command', `ended with ${signal ?? code}, given ${JSON.stringify(input)}`);
       else resolve(stdout);
     });

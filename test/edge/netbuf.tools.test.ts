@@ -17,6 +17,8 @@ const able = haveNetwork();
 const test = suite('network buffering in the kernel');
 
 const HOLDS = [{ vif: 'vif3.0', ifb: 'remus3.0' }];
+/** Under emulation, on a busy machine, `tc` may take seconds. */
+const PATIENT = { domain: 'web', timeoutMs: 60_000 };
 const TWO_HOLDS = [...HOLDS, { vif: 'vif3.1', ifb: 'remus3.1' }];
 const ALL: readonly Carries[] = ['ipv4', 'ipv6', 'arp', 'unknown'];
 
@@ -53,6 +55,17 @@ function holder(): string[] {
   return bundled ? [path] : ['--import', 'tsx', path];
 }
 
+/** Numbers that look random and are the same each time (mulberry32). */
+function randomBelow(seed: number): (n: number) => number {
+  let state = seed;
+  return (n) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % n;
+  };
+}
+
 async function fault(body: () => Promise<unknown>): Promise<NetbufFault> {
   try {
     await body();
@@ -64,7 +77,7 @@ async function fault(body: () => Promise<unknown>): Promise<NetbufFault> {
 }
 
 withNet('open until the first mark; then every kind of frame is held until its commit', async (net) => {
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+  const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
   let next = 1;
   const sendAll = (): void => ALL.forEach((carries) => net.send({ carries, sequence: next++ }));
   sendAll();
@@ -114,7 +127,7 @@ withNet('the kernel keeps one mark: why marks are folded', async (net) => {
 
 for (const pending of [1, 2, 3, 4]) {
   withNet(`nothing leaves early or is lost with ${pending} checkpoints in flight`, async (net) => {
-    const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+    const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
     await buffer.mark(0);
     /** Last frame that was sent before each mark. */
     const bounds: number[] = [0];
@@ -154,7 +167,7 @@ for (const pending of [1, 2, 3, 4]) {
 withNet(
   'two interfaces are marked and released together',
   async (net) => {
-    const buffer = await NetworkBuffer.install({ domain: 'web' }, TWO_HOLDS);
+    const buffer = await NetworkBuffer.install(PATIENT, TWO_HOLDS);
     await buffer.mark(1);
     net.send({ carries: 'ipv4', sequence: 1 }, 0);
     net.send({ carries: 'arp', sequence: 2 }, 1);
@@ -170,7 +183,7 @@ withNet(
 );
 
 withNet('a full queue drops and says so, and goes on', async (net) => {
-  const buffer = await NetworkBuffer.install({ domain: 'web', limitBytes: 5000 }, HOLDS);
+  const buffer = await NetworkBuffer.install({ ...PATIENT, limitBytes: 5000 }, HOLDS);
   await buffer.mark(1);
   for (const sequence of range(1, 200)) net.send({ carries: 'ipv4', sequence });
   const full = await buffer.stats();
@@ -191,7 +204,7 @@ withNet('a full queue drops and says so, and goes on', async (net) => {
 });
 
 withNet('a tc that is killed is an error, nothing leaves, and removing still works', async (net) => {
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+  const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
   await buffer.mark(1);
   net.send({ carries: 'ipv4', sequence: 1 });
   process.kill(buffer.tcPid ?? 0, 'SIGKILL');
@@ -204,7 +217,7 @@ withNet('a tc that is killed is an error, nothing leaves, and removing still wor
 });
 
 withNet('a tc that stands still is an error in time', async (net) => {
-  const buffer = await NetworkBuffer.install({ domain: 'web', timeoutMs: 300 }, HOLDS);
+  const buffer = await NetworkBuffer.install({ domain: 'web', timeoutMs: 3000 }, HOLDS);
   await buffer.mark(1);
   net.send({ carries: 'ipv4', sequence: 1 });
   process.kill(buffer.tcPid ?? 0, 'SIGSTOP');
@@ -215,7 +228,7 @@ withNet('a tc that stands still is an error in time', async (net) => {
 });
 
 withNet('a queue that somebody took away is an error', async () => {
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+  const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
   await buffer.mark(1);
   command('tc', 'qdisc', 'del', 'dev', 'remus3.0', 'root');
   assert.is(await fault(() => buffer.stats()), 'command');
@@ -223,7 +236,7 @@ withNet('a queue that somebody took away is an error', async () => {
 });
 
 withNet('a redirect that somebody took away is an error', async () => {
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+  const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
   await buffer.mark(1);
   assert.is((await buffer.stats()).state, 'held');
   batch('tc', [line.takeRedirectLine('vif3.0', 1)]);
@@ -232,7 +245,7 @@ withNet('a redirect that somebody took away is an error', async () => {
 });
 
 withNet('packets that somebody else lets go are found', async (net) => {
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+  const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
   await buffer.mark(1);
   net.send({ carries: 'ipv4', sequence: 1 });
   batch('tc', [line.openLine('remus3.0')]);
@@ -248,7 +261,7 @@ withNet('a holder that is killed leaves nothing that another process cannot remo
   child.kill('SIGKILL');
   await once(child, 'exit');
   assert.equal(net.received(), []);
-  assert.is(await fault(() => NetworkBuffer.install({ domain: 'web' }, HOLDS)), 'refused');
+  assert.is(await fault(() => NetworkBuffer.install(PATIENT, HOLDS)), 'refused');
   assert.equal(net.received(), [], 'an install opens nothing that it did not make');
   assert.equal((await removeBuffers('other')).removed, [], "another domain's is not touched");
   const result = await removeBuffers('web');
@@ -270,7 +283,7 @@ withNet('what an install left anywhere on its way is removed', async (net) => {
     for (const [program, text] of steps.slice(0, done)) batch(program, [text]);
     if (done === 1) {
       // Not marked as ours yet: the next install takes it over.
-      const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+      const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
       await buffer.remove();
     } else {
       await removeBuffers('web');
@@ -280,18 +293,16 @@ withNet('what an install left anywhere on its way is removed', async (net) => {
 });
 
 withNet('a redirect without its device is removed', async (net) => {
-  await NetworkBuffer.install({ domain: 'web' }, HOLDS).then((buffer) =>
-    process.kill(buffer.tcPid ?? 0, 'SIGKILL'),
-  );
+  await NetworkBuffer.install(PATIENT, HOLDS).then((buffer) => process.kill(buffer.tcPid ?? 0, 'SIGKILL'));
   command('ip', 'link', 'del', 'remus3.0');
   net.send({ carries: 'ipv4', sequence: 1 });
-  assert.is(await fault(() => NetworkBuffer.install({ domain: 'web' }, HOLDS)), 'refused');
+  assert.is(await fault(() => NetworkBuffer.install(PATIENT, HOLDS)), 'refused');
   assert.equal((await removeBuffers('web')).removed, ['redirect of vif3.0']);
 });
 
 withNet('installed and removed again and again, also on an interface that goes away', async (net) => {
   for (let round = 0; round < 3; round++) {
-    const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+    const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
     await buffer.mark(1);
     net.send({ carries: 'ipv4', sequence: round });
     await buffer.remove();
@@ -299,7 +310,7 @@ withNet('installed and removed again and again, also on an interface that goes a
     assert.equal(sequences(await net.receive(1)), [round]);
   }
   command('ip', 'link', 'add', 'vif3.1', 'type', 'veth', 'peer', 'name', 'gone0');
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, [{ vif: 'vif3.1', ifb: 'remus3.1' }]);
+  const buffer = await NetworkBuffer.install(PATIENT, [{ vif: 'vif3.1', ifb: 'remus3.1' }]);
   command('ip', 'link', 'del', 'vif3.1');
   assert.equal((await buffer.remove()).removed, ['remus3.1']);
 });
@@ -309,19 +320,19 @@ withNet("other people's filters and devices are left alone", async () => {
   command('ip', 'link', 'add', 'dummy7', 'type', 'ifb');
   batch('tc', ['filter add dev vif3.0 ingress matchall action mirred egress mirror dev dummy7']);
   const before = command('tc', 'filter', 'show', 'dev', 'vif3.0', 'ingress');
-  assert.is(await fault(() => NetworkBuffer.install({ domain: 'web' }, HOLDS)), 'refused');
+  assert.is(await fault(() => NetworkBuffer.install(PATIENT, HOLDS)), 'refused');
   await removeBuffers('web');
   assert.is(command('tc', 'filter', 'show', 'dev', 'vif3.0', 'ingress'), before);
   command('tc', 'qdisc', 'del', 'dev', 'vif3.0', 'clsact');
   command('ip', 'link', 'del', 'dummy7');
   command('ip', 'link', 'add', 'remus3.0', 'type', 'veth', 'peer', 'name', 'peer0');
-  assert.is(await fault(() => NetworkBuffer.install({ domain: 'web' }, HOLDS)), 'refused');
+  assert.is(await fault(() => NetworkBuffer.install(PATIENT, HOLDS)), 'refused');
   command('ip', 'link', 'del', 'remus3.0');
 });
 
 withNet('thousands of checkpoints: never early, none lost, in about a millisecond', async (net) => {
   const CHECKPOINTS = 2000;
-  const buffer = await NetworkBuffer.install({ domain: 'web' }, HOLDS);
+  const buffer = await NetworkBuffer.install(PATIENT, HOLDS);
   await buffer.mark(0);
   const bounds = [0];
   const markMs: number[] = [];
@@ -329,8 +340,7 @@ withNet('thousands of checkpoints: never early, none lost, in about a millisecon
   let received = 0;
   let next = 1;
   let committed = 0;
-  let random = 12345;
-  const below = (n: number): number => ((random = (random * 1103515245 + 12345) % 2 ** 31) >>> 12) % n;
+  const below = randomBelow(12345);
   const take = (): void => {
     for (const sequence of sequences(net.received())) {
       assert.is(sequence, ++received, 'in order, none lost');
