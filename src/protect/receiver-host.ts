@@ -3,7 +3,6 @@
  *
  *     journal under DRBD -> listen -> one session -> ... -> the devices are back on their LVs -> exit
  */
-import { existsSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openArbiter } from '../arbiter/open.js';
@@ -15,6 +14,7 @@ import type { ReceiverState } from '../core/protect/receiver.js';
 import { REPORT_EVERY_MS } from '../core/protect/report.js';
 import type { ReceiverReport } from '../core/protect/report.js';
 import type { Decision, GuestEnd } from '../core/protect/types.js';
+import { readSmall, writeDurably } from '../edge/durable-file.js';
 import type { Log } from '../edge/log.js';
 import { readBootId, TermStore } from '../edge/term-store.js';
 import type { ReceiverControl, ReceiverLink as Link } from '../link/link.js';
@@ -33,7 +33,6 @@ import { replaceFile } from './sender-host.js';
 import { startCopy } from './xl.js';
 
 const STEP_ATTEMPTS_MAX = 5;
-/** A journal that has been full for this long is given up: its writers wait, and so does the guest. */
 const CLOSE_MS = 5_000;
 
 /** @returns the state in which the term ended */
@@ -87,7 +86,7 @@ class ReceiverHost {
 
   async run(): Promise<ReceiverState> {
     const { domain } = this.#order;
-    if (await this.#disks.recover((term) => this.#decisionFor(term))) {
+    if (await this.#disks.recover((term) => decisionWithoutCopy(this.#here, this.#store, term))) {
       this.#log.info('what an earlier receiver left in the journal is on the disks', { domain });
     }
     await this.#disks.prepare();
@@ -134,6 +133,8 @@ class ReceiverHost {
       claim: async (onUndecided) => {
         // An operator who has not spoken can't have decided anything that nobody here knows of.
         const mayHaveWon = arbiter.name !== 'operator';
+        // A later process has to know that the arbiter may have an answer for this host.
+        if (mayHaveWon) await noteClaim(this.#here, this.#order.term);
         const outcome = await claimFrom(
           arbiter,
           this.#order,
@@ -157,19 +158,6 @@ class ReceiverHost {
       },
       edges,
     );
-  }
-
-  /** Without a copy of the guest this host can't go on, so the primary does, unless it was decided otherwise. */
-  async #decisionFor(term: number): Promise<'roll-forward' | 'discard'> {
-    const decision = await this.#store.readDecision();
-    if (decision !== undefined && decision.term === term) return decision.outcome;
-    await this.#store.writeDecision({
-      term,
-      outcome: 'roll-forward',
-      by: this.#here.host,
-      reason: 'the receiver died, and with it the copy of the guest',
-    });
-    return 'roll-forward';
   }
 
   async #record(decision: Decision, reason: string): Promise<void> {
@@ -337,9 +325,42 @@ function onCleanup(receiver: Receiver, control: ReceiverControl, hello: Hello): 
   );
 }
 
-/** Whether a receiver has left something behind that `recover` has to see to. */
-export function isUnfinished(here: HostDomain): boolean {
-  return existsSync(join(here.stateDirectory, 'journal-active'));
+function claimNotePath(here: HostDomain): string {
+  return join(here.stateDirectory, 'claim-asked');
+}
+
+async function noteClaim(here: HostDomain, term: number): Promise<void> {
+  await writeDurably(claimNotePath(here), `${term}\n`, 0o644);
+}
+
+/**
+ * What becomes of a journal whose receiver died. Without the copy of the guest this host can't go on, so the primary
+ * does, unless it was decided otherwise before.
+ * @throws OperatorError where the arbiter may have decided for this host: that is for a person
+ */
+async function decisionWithoutCopy(
+  here: HostDomain,
+  store: TermStore,
+  term: number,
+): Promise<'roll-forward' | 'discard'> {
+  const decision = await store.readDecision();
+  if (decision !== undefined && decision.term === term) return decision.outcome;
+  const asked = await readSmall(claimNotePath(here), 64);
+  if (asked !== undefined && Number(asked) === term) {
+    throw new OperatorError(
+      `${here.domain.domain}: the receiver died while it was claiming term ${term}, and the copy of the guest with it. ` +
+        `The arbiter may have decided for this host, so the journal was left as it is. Look who won the term; if ` +
+        `the primary did, or runs on: remove ${claimNotePath(here)} and start ${here.domain.domain}'s receiver again.`,
+      ExitCode.refused,
+    );
+  }
+  await store.writeDecision({
+    term,
+    outcome: 'roll-forward',
+    by: here.host,
+    reason: 'the receiver died, and with it the copy of the guest',
+  });
+  return 'roll-forward';
 }
 
 /**
@@ -354,17 +375,7 @@ export async function cleanUpReceiver(name: string, log: Log): Promise<boolean> 
     { onMarker: () => undefined, onFailed: () => undefined, onProgress: () => undefined },
     log,
   );
-  const done = await disks.recover(async (term) => {
-    const decision = await store.readDecision();
-    if (decision !== undefined && decision.term === term) return decision.outcome;
-    await store.writeDecision({
-      term,
-      outcome: 'roll-forward',
-      by: here.host,
-      reason: 'the receiver died, and with it the copy of the guest',
-    });
-    return 'roll-forward';
-  });
+  const done = await disks.recover((term) => decisionWithoutCopy(here, store, term));
   await rm(join(here.runDirectory, 'receiver.pid'), { force: true });
   return done;
 }
