@@ -183,6 +183,11 @@ test('no barrier leaves before the memory is complete', () => {
   assert.is(early.state.phase, 'failed');
 });
 
+test('memory that comes again after its commit sends no second barrier', () => {
+  const { state } = run([...begin, ...checkpoint(1, 1, 1), { kind: 'memory-complete', checkpoint: 1 }]);
+  assert.is(state.phase, 'failed');
+});
+
 test('it is not protected before a write was seen held back, and says why', () => {
   const { state } = run([...begin, ...checkpoint(1, 1, 0)]);
   assert.is(state.committed, 1);

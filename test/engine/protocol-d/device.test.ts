@@ -101,6 +101,15 @@ test('a wait that never returns fails at its deadline, and its late answer count
   assert.equal(worker.asked, [20, 30]);
 });
 
+test('an answer to another question counts for nothing', async () => {
+  const { device, worker } = await fakeDevice({ result: 0 }, 'never');
+  await device.sendBarrier(LONG_MS);
+  const wait = device.waitForAcknowledgement(LONG_MS);
+  worker.emit('message', { kind: 'result', id: 1, result: 0, errno: 0 });
+  worker.answerLate({ result: -1, errno: 71 });
+  await fails(wait, /EPROTO/);
+});
+
 test('a second barrier before the first is acknowledged, and two calls at once, are mistakes', async () => {
   const twice = await fakeDevice({ result: 0 });
   await twice.device.sendBarrier(LONG_MS);
