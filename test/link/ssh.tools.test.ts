@@ -128,7 +128,7 @@ test('a host key that is not known, and a receiver that is not there, are told o
     connectLink(connecting(place, 0, { route: route({ remotePath: place.path('none.sock') }) })),
   );
   assert.instance(none, LinkFailed);
-  assert.match(none.message, /closed/);
+  assert.match(none.message, /closed|ECONNRESET|EPIPE/);
   assert.equal(readdirSync(place.path('run')), []);
 });
 
