@@ -115,6 +115,7 @@ export function guestFindings(
     if (facts.xen.known) {
       here(typeFinding(guest, facts.xen.value));
       if (domain.pin) here(pinCountFinding(domain.pin, facts.xen.value));
+      else if (facts.xen.value.cpus > 1) here(notPinnedFinding(facts.xen.value));
     }
   }
   for (const file of [guest.kernel, guest.ramdisk]) {
@@ -222,6 +223,17 @@ function pinSharedFinding(pin: Pin): Finding {
       : `dom0 and the guest share CPU ${shared.join(', ')}`,
     'CPUs of their own, so that a busy guest does not delay its own checkpoints and heartbeats',
     'give them different CPUs in "pin"',
+  );
+}
+
+/** Xen lets what isn't pinned run anywhere, so dom0 and the guest take turns on every CPU. */
+function notPinnedFinding(xen: XenFacts): Finding {
+  return finding(
+    'pin-shared',
+    'warn',
+    `dom0 and the guest share all ${xen.cpus} CPUs, as nothing is pinned`,
+    'CPUs of their own, so that a busy guest does not delay its own checkpoints and heartbeats',
+    'give them different CPUs with "pin", such as pin: { dom0: [0], guest: [1] }',
   );
 }
 
