@@ -63,13 +63,13 @@ const rows: Row[] = [
     name: '128 KiB sequential write, depth 8',
     args: ['--rw=write', '--bs=128k', '--iodepth=8', fill],
     ours: 'hold',
-    journalMib: 6144,
+    journalMib: 4096,
   },
   {
     name: '128 KiB sequential write, depth 8, flush every 32',
     args: ['--rw=write', '--bs=128k', '--iodepth=8', '--fsync=32', fill],
     ours: 'hold',
-    journalMib: 6144,
+    journalMib: 4096,
   },
   {
     name: '4 KiB random read from the journal, depth 32',
@@ -231,7 +231,7 @@ async function prepare(server: Started, row: Row): Promise<void> {
   await fio(server.uri, [...row.args, '--time_based', `--runtime=${warmSeconds}`]);
 }
 
-/** Has the journal commit and drain what the last round has left in it; the other servers have nothing to do. */
+/** Has the journal roll forward and drain what the last round has left in it; the other servers have nothing to do. */
 async function settle(server: Started): Promise<void> {
   if (!server.child.spawnargs.includes(serveScript)) return;
   const settled = once(server.lines, 'line');
