@@ -1,4 +1,4 @@
-/** Real clients: nbdinfo, qemu-io, nbdcopy, fio with verification; and TLS, with certificates from openssl. */
+/** Real clients: nbdinfo, qemu-io, qemu-img, nbdcopy, fio with verification; and TLS, with certificates from openssl. */
 import { readFile, truncate, writeFile } from 'node:fs/promises';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -98,6 +98,34 @@ test('qemu-io reads what it wrote, zeroed and discarded', async () => {
       place.target('disk0'),
     ]);
     assert.not.match(direct.text, /failed|error/i, `the target: ${direct.text}`);
+  });
+});
+
+test('qemu-img copies a disk in, compares it, and copies it out', async () => {
+  if (!haveTools('qemu-img')) return;
+  await serving(async (place, { journal }) => {
+    const file = (name: string): string => join(place.folder, name);
+    // Holes too: qemu-img zeroes them on the way in, and asks for them on the way out.
+    const source = Buffer.alloc(64 * MIB);
+    for (let at = 8 * MIB; at < 40 * MIB; at += 4096) source.writeUInt32LE(at, at);
+    await writeFile(file('in'), source);
+    const raw = ['-f', 'raw', '-O', 'raw'];
+    const run = async (...args: string[]): Promise<string> => {
+      const { code, text } = await runTool('qemu-img', args);
+      assert.is(code, 0, text);
+      return text;
+    };
+    const info = JSON.parse(await run('info', '--output=json', '-f', 'raw', place.uri('disk0'))) as object;
+    assert.is((info as Record<string, unknown>)['virtual-size'], 64 * MIB);
+    await run('convert', '-n', '-W', '-m', '8', ...raw, file('in'), place.uri('disk0'));
+    const compare = ['compare', '-f', 'raw', '-F', 'raw', file('in')];
+    assert.match(await run(...compare, place.uri('disk0')), /identical/);
+    await run('convert', ...raw, place.uri('disk0'), file('out'));
+    assert.ok((await readFile(file('out'))).equals(source));
+    await journal.drained();
+    assert.match(await run(...compare, place.target('disk0')), /identical/);
+    const other = await runTool('qemu-img', [...compare, place.uri('disk1')]);
+    assert.is(other.code, 1, 'the comparison can tell a difference');
   });
 });
 

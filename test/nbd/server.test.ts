@@ -71,6 +71,9 @@ async function start(options: Partial<NbdServerOptions> = {}, mode: DiskMode = '
   };
 }
 
+/** Far more than any answer takes, also on a machine that is busy. */
+const HARD_LIMIT_MS = 60_000;
+
 const test = suite('nbd server');
 
 /** One test with a server of its own, that is closed whatever happens. */
@@ -271,18 +274,51 @@ served(
   },
 );
 
+/** So that a connection that sleeps for good is a failure and not a test that never ends. */
+async function within<T>(promise: Promise<T>, limitMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`not answered in ${limitMs} ms`)), limitMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+served('a client that reads its replies late gets all of them', async ({ connect }) => {
+  const client = await connect();
+  await client.write(0, pattern(MIB, 9));
+  const length = 128 << 10;
+  client.socket.pause();
+  const reads = Array.from({ length: 500 }, () => client.read(0, length));
+  // 62 MiB are asked for, more than the server holds for one client, so it has to stop and go on.
+  const other = await connect();
+  assert.is((await other.read(0, 4096)).error, 0, 'it has come to the requests');
+  client.socket.resume();
+  for (const { error, data } of await within(Promise.all(reads), HARD_LIMIT_MS)) {
+    assert.is(error, 0);
+    assert.is(data.length, length);
+  }
+});
+
 served('writes wait while the journal is full, and go on when it has room', async ({ connect, journal }) => {
   await journal.startSession({ domain: 'web', term: 1, id: Buffer.alloc(16, 1) });
   const client = await connect();
   const writes = Array.from({ length: 40 }, (_, index) => client.write(index * MIB, pattern(MIB, index)));
   let answered = 0;
   for (const write of writes) void write.then(() => answered++);
-  while (journal.state().full === null) await new Promise((resolve) => setTimeout(resolve, 5));
+  const deadline = Date.now() + HARD_LIMIT_MS;
+  while (journal.state().full === null) {
+    assert.ok(Date.now() < deadline, 'the connection goes on until the journal is full');
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
   assert.ok(answered < 40);
   const other = await connect();
   assert.is((await other.read(0, 4096)).error, 0, 'reads go on');
   await journal.rollForward();
-  for (const { error } of await Promise.all(writes)) assert.is(error, 0);
+  for (const { error } of await within(Promise.all(writes), HARD_LIMIT_MS)) assert.is(error, 0);
   assert.ok((await client.read(39 * MIB, MIB)).data.equals(pattern(MIB, 39)));
 });
 
