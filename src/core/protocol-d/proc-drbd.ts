@@ -70,6 +70,8 @@ export interface DeferringDevice {
   protocol?: (typeof PROTOCOLS)[number];
   /** `suspend-io` holds requests back. */
   suspended: boolean;
+  /** Writes that came from the peer since the network was configured, in whole KiB (`nr`). */
+  receivedKib: number;
   /** Written to this side's disk since it was attached, in whole KiB (`dw`). */
   writtenKib: number;
   /** Uses of this side's disk that are not done (`lo`); each write that is held back is one. */
@@ -141,6 +143,7 @@ function readDevice(minor: number, line: Line, state: string, counts: Line): Def
     peerDisk: line.oneOf(peerDisk, DISK_STATES, 'disk state'),
     ...(protocol === ' ' ? {} : { protocol: line.oneOf(protocol, PROTOCOLS, 'protocol') }),
     suspended: io === 's',
+    receivedKib: values.nr,
     writtenKib: values.dw,
     diskUses: values.lo,
     pendingRequests: values.ap,
@@ -177,6 +180,7 @@ function readCounts(line: Line): {
   const number = (key: string, max?: number): number => line.integer(found.get(key), key, max);
   for (const key of COUNTERS) number(key);
   return {
+    nr: number('nr'),
     dw: number('dw'),
     lo: number('lo'),
     ap: number('ap'),
