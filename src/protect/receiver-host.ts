@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { openArbiter } from '../arbiter/open.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { judgeHello } from '../core/link/judge.js';
+import type { Verdict } from '../core/link/judge.js';
 import type { Hello, OtherHello } from '../core/link/messages.js';
 import type { Order } from '../core/protect/order.js';
 import type { ReceiverState } from '../core/protect/receiver.js';
@@ -195,27 +196,26 @@ class ReceiverHost {
     };
   }
 
-  #authorise(hello: Hello | OtherHello): ReturnType<typeof judgeHello> {
+  /** A session is made by `protect` for this order alone, and taken once, also if this process is started again. */
+  async #authorise(hello: Hello | OtherHello): Promise<Verdict> {
     const { pair, domain, term, session } = this.#order;
+    const takenPath = join(this.#here.runDirectory, 'session-taken');
+    const taken = await readSmall(takenPath, 64);
     const verdict = judgeHello(hello, {
       pair,
       domain,
       peer: this.#here.peer.name,
       term,
-      usedSessions: this.#usedSessions(),
+      usedSessions: new Set(taken === undefined ? [] : [taken.trim()]),
       ...(this.#session === null ? {} : { current: { term, session: this.#session } }),
     });
     if (!verdict.take || hello.purpose !== 'control') return verdict;
     if (hello.session !== session) {
       return { take: false, code: 'not-ready', reason: `session ${session} is expected` };
     }
+    await writeDurably(takenPath, `${session}\n`, 0o644);
     this.#session = session;
     return verdict;
-  }
-
-  /** A session is made by `protect` for this order alone, and this process takes it once. */
-  #usedSessions(): ReadonlySet<string> {
-    return new Set(this.#session === null ? [] : [this.#session]);
   }
 
   #onSession(receiver: Receiver, link: Link): void {

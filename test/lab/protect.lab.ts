@@ -1,0 +1,161 @@
+/**
+ * A guest under protection on two real Xen hosts: protect and unprotect, the loss of the primary and the takeover,
+ * the return of the old host, and what a killed process leaves behind.
+ */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { lab, type LabHost } from '../../scripts/lab/hosts.js';
+import { hostNames, type HostName } from '../../scripts/lab/plan.js';
+import { Product } from './product.js';
+import { step } from './steps.js';
+
+const test = suite('protection on real hosts');
+const web = {
+  name: 'web',
+  port: 7790,
+  address: '10.0.0.10/24',
+  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
+  // Under emulation a checkpoint takes longer than a second.
+  more: 'checkpoint: { interval: 200ms, failAfter: 10s }',
+};
+/** The first round of memory takes a minute under emulation, and a slow machine must not turn a run red. */
+const SLOW_MS = 15 * 60_000;
+
+let product: Product;
+let primary: HostName = 'alpha';
+
+const here = (): LabHost => lab.host(primary);
+const there = (): LabHost => lab.host(primary === 'alpha' ? 'beta' : 'alpha');
+
+interface DomainStatus {
+  domain: string;
+  protection: string;
+  reason: string;
+  primary: string;
+  backup: string;
+  term: number | null;
+  committedEpoch: number | null;
+  figures: { count: number; p50: Record<string, number> } | null;
+}
+
+async function status(): Promise<DomainStatus> {
+  const { stdout } = await product.run('status', '--json');
+  const { domains } = JSON.parse(stdout) as { domains: DomainStatus[] };
+  const found = domains.find(({ domain }) => domain === 'web');
+  if (found === undefined) throw new Error(`status has no web: ${stdout}`);
+  return found;
+}
+
+/** Waits until status says so; what it says in the end is in the error. */
+async function waitForStatus(what: string, holds: (status: DomainStatus) => boolean): Promise<DomainStatus> {
+  const deadline = Date.now() + SLOW_MS;
+  for (;;) {
+    const now = await status();
+    if (holds(now)) return now;
+    if (Date.now() > deadline) throw new Error(`${what}: not yet: ${JSON.stringify(now)}`);
+  }
+}
+
+/** The same content below DRBD on both hosts, never an empty one by mistake. */
+async function assertEqualVolumes(): Promise<void> {
+  for (const name of ['remus-web-0', 'remus-web-1']) {
+    const [one, other] = await Promise.all(
+      hostNames.map(async (host) => {
+        const script = `d=/dev/mapper/${name}; blockdev --flushbufs $d; blockdev --getsize64 $d; dd if=$d bs=1M 2>/dev/null | sha256sum`;
+        return (await lab.host(host).sh(script)).stdout.trim();
+      }),
+    );
+    assert.match(one ?? '', /^[1-9][0-9]+\n[0-9a-f]{64} /);
+    assert.is(one, other, name);
+  }
+}
+
+/** Nothing of a term is left on a host. */
+async function assertClean(host: LabHost): Promise<void> {
+  const { stdout } = await host.sh(
+    'xl list | grep -c -- --incoming; ip -o link show type ifb | grep -c remus; dmsetup table | grep -c "linear 43:"; ls /var/lib/remus-drbd/web/journal-active 2>/dev/null | wc -l',
+    { check: false },
+  );
+  assert.is(stdout.trim().split(/\s+/).join(' '), '0 0 0 0', host.name);
+}
+
+async function guestState(host: LabHost): Promise<string> {
+  return (
+    await host.sh("xl list web 2>/dev/null | tail -n 1 | awk '{ print $5 }'", { check: false })
+  ).stdout.trim();
+}
+
+step(test, 'a guest on replicated disks', async () => {
+  await lab.fresh();
+  product = await Product.make([web]);
+  await product.expect(0, 'setup');
+  await here().ssh(['xl', 'create', '/etc/remus-drbd/domains/web.cfg']);
+  await here().guest('web').waitUntilReady();
+  assert.is(await here().guest('web').ask('put xvda 64 before protection'), 'ok');
+});
+
+test.after(async () => {
+  await product?.clean();
+});
+
+step(test, 'protect returns with the first commit, and status says what it costs', async () => {
+  const { stdout } = await product.expect(0, 'protect', 'web');
+  assert.match(stdout, /^web is protected: term 1, /);
+  const now = await waitForStatus('20 commits', ({ committedEpoch }) => (committedEpoch ?? 0) >= 20);
+  assert.is(now.protection, 'protected', now.reason);
+  assert.is(now.term, 1);
+  assert.ok((now.figures?.count ?? 0) > 0);
+  process.stdout.write(`    ${JSON.stringify(now.figures)}\n`);
+  assert.match(await guestState(there()), /^$/);
+  assert.is(await here().guest('web').ask('put xvdb 0 under protection'), 'ok');
+});
+
+step(test, 'protect again changes nothing', async () => {
+  const { stdout } = await product.expect(0, 'protect', 'web');
+  assert.match(stdout, /^web is protected already: term 1/);
+});
+
+step(test, 'unprotect ends it with the guest running, and both hosts as before', async () => {
+  await product.expect(0, 'unprotect', 'web');
+  assert.is(await here().guest('web').ask('get xvdb 0'), 'under protection');
+  const now = await status();
+  assert.is(now.protection, 'unprotected', now.reason);
+  await assertClean(here());
+  await assertClean(there());
+  const { stdout } = await product.expect(0, 'unprotect', 'web');
+  assert.match(stdout, /is not protected; there is nothing to end/);
+});
+
+step(test, 'the primary loses its power, and the guest goes on where its last commit was', async () => {
+  await product.expect(0, 'protect', 'web');
+  assert.is(await here().guest('web').ask('put xvda 128 just before the cut'), 'ok');
+  const { committedEpoch } = await status();
+  await waitForStatus(
+    'commits after the write',
+    (now) => (now.committedEpoch ?? 0) >= (committedEpoch ?? 0) + 3,
+  );
+  await lab.cut(primary);
+  await product.expect(0, 'failover', 'web');
+  primary = 'beta';
+  await here().sh('cd /var/log/xen/console && ln -sf guest-web--incoming.log guest-web.log');
+  assert.is(await here().guest('web').ask('get xvda 128'), 'just before the cut');
+  assert.is(await here().guest('web').ask('put xvda 192 on the other host'), 'ok');
+});
+
+step(
+  test,
+  'the old host comes back: resync while the guest runs, and protection in the other direction',
+  async () => {
+    await lab.boot('alpha');
+    await product.expect(0, 'recover', 'web');
+    const now = await status();
+    assert.is(now.protection, 'protected', now.reason);
+    assert.is(now.primary, 'beta');
+    await product.expect(0, 'unprotect', 'web');
+    await here().ssh(['xl', 'shutdown', '-w', 'web'], { timeoutMs: SLOW_MS });
+    await here().waitFor('the demotion', 'test "$(drbdadm role web | sort -u)" = Secondary/Secondary');
+    await assertEqualVolumes();
+  },
+);
+
+test.run();
