@@ -311,7 +311,62 @@ for (const shell of shells) {
 
   on('the gate of one guest is not another one’s', (host) => {
     host.write('run/remus-drbd/web2/gate', 'shut\n');
+    host.write('var/lib/remus-drbd/web2/gate', 'shut\n');
     assert.is(host.add().status, 0);
+  });
+
+  // The gate that is still there after a restart of the host, when /run is empty.
+
+  const lasting = 'var/lib/remus-drbd/web/gate';
+  const restarted: [text: string, like: RegExp][] = [
+    ['shut backup of alpha, term 3\n', /the gate is shut \(backup of alpha, term 3\)/],
+    ['', /var\/lib\/remus-drbd\/web\/gate says ''/],
+    ['opened\n', /says 'opened'/],
+  ];
+  for (const [text, like] of restarted) {
+    on(`lasting gate ${JSON.stringify(text)}: nothing is touched`, (host) => {
+      host.remove('run/remus-drbd');
+      host.drbd(secondary);
+      host.write(lasting, text);
+      host.refused(like);
+      assert.equal(host.callsOf('drbdadm', 'drbdsetup'), []);
+    });
+  }
+
+  on('a lasting gate that is open lets a copy start, with no program more than without', (host) => {
+    host.write(lasting, 'open\n');
+    assert.is(host.add().status, 0);
+    host.connected(disk, 7790);
+    const other = new Host(shell);
+    other.add();
+    assert.equal(host.calls(), other.calls());
+    other.close();
+  });
+
+  on('the gate of /run counts before the lasting one', (host) => {
+    host.write('run/remus-drbd/web/gate', 'open\n');
+    host.write(lasting, 'shut\n');
+    assert.is(host.add().status, 0);
+    host.connected(disk, 7790);
+    const other = new Host(shell);
+    other.write('run/remus-drbd/web/gate', 'shut now\n');
+    other.write(lasting, 'open\n');
+    other.refused(/the gate is shut \(now\)/);
+    other.close();
+  });
+
+  on('a lasting gate that is a link to nowhere is not an absent one', (host) => {
+    host.write('var/lib/remus-drbd/web/term.json', '');
+    host.link(lasting, '/nonexistent/gate');
+    host.refused(/says ''/);
+  });
+
+  on('a lasting gate that shuts during the promotion still holds', (host) => {
+    host.drbd(secondary);
+    host.write('var/lib/remus-drbd/web/term.json', '');
+    host.answer('drbdadm-primary', `${host.becomes(primary)}\necho shut >"$root/${lasting}"`);
+    host.refused(/the gate is shut.*demoted again/);
+    assert.equal(host.callsOf('drbdadm'), [promote, demote]);
   });
 
   // Refusals.
