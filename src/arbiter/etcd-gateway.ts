@@ -19,7 +19,10 @@ export interface EtcdCredentials {
   passwordFile?: string;
   /** The certificate authority of the members, PEM; the system's ones where there is none. */
   caFile?: string;
-  /** This host's certificate and key for members that ask for one, PEM. */
+  /**
+   * This host's certificate and key for members that ask for one, PEM. With a user, it may have no common name:
+   * etcd's gateway refuses those, since it can't take them for the user's name.
+   */
   certFile?: string;
   keyFile?: string;
 }

@@ -60,6 +60,7 @@ export class EtcdArbiter implements Arbiter {
     };
     const outcome = await this.#ask(options.timeoutMs, async (member, signal) => {
       const answer = await member.call('/v3/kv/txn', transaction, signal);
+      clusterOf(answer);
       return answer['succeeded'] === true ? host : winnerOfFailed(answer);
     });
     if ('reason' in outcome) return { kind: 'undecided', reason: outcome.reason, retryMs: RETRY_MS };
@@ -68,9 +69,11 @@ export class EtcdArbiter implements Arbiter {
 
   async look(key: ClaimKey, options: ArbiterOptions): Promise<LookAnswer> {
     const name = encode(PREFIX + claimName(key));
-    const outcome = await this.#ask(options.timeoutMs, async (member, signal) =>
-      readRange(await member.call('/v3/kv/range', { key: name }, signal)),
-    );
+    const outcome = await this.#ask(options.timeoutMs, async (member, signal) => {
+      const answer = await member.call('/v3/kv/range', { key: name }, signal);
+      clusterOf(answer);
+      return readRange(answer);
+    });
     if ('reason' in outcome) return { kind: 'undecided', reason: outcome.reason };
     return outcome.value === undefined ? { kind: 'free' } : { kind: 'won-by', host: outcome.value };
   }
@@ -88,10 +91,7 @@ export class EtcdArbiter implements Arbiter {
     await Promise.all(
       this.#members.map(async (member) => {
         try {
-          const { header } = await member.call('/v3/kv/txn', transaction, signal);
-          const id = asRecord(header)['cluster_id'];
-          if (typeof id !== 'string') throw new EtcdError('its answer names no cluster');
-          clusters.set(member.endpoint, id);
+          clusters.set(member.endpoint, clusterOf(await member.call('/v3/kv/txn', transaction, signal)));
         } catch (error) {
           failed.push(`${member.endpoint}: ${said(error)}`);
         }
@@ -160,6 +160,13 @@ export class EtcdArbiter implements Arbiter {
   }
 }
 
+/** The cluster that an answer is of. Every answer of etcd's has that; nothing else does. */
+function clusterOf(answer: Record<string, unknown>): string {
+  const id = asRecord(answer['header'])['cluster_id'];
+  if (typeof id !== 'string') throw new EtcdError('its answer is not understood');
+  return id;
+}
+
 /** The winner, from the answer of a transaction whose key was there already. */
 function winnerOfFailed(answer: Record<string, unknown>): string {
   const responses = answer['responses'];
@@ -173,9 +180,6 @@ function winnerOfFailed(answer: Record<string, unknown>): string {
 
 /** The one value of a range, undefined for none. */
 function readRange(range: Record<string, unknown>): string | undefined {
-  // Every answer has a header: without one this is no answer of etcd's.
-  if (typeof range['header'] !== 'object' && !('kvs' in range))
-    throw new EtcdError('its answer is not understood');
   const values = range['kvs'] ?? [];
   if (!Array.isArray(values) || values.length > 1) throw new EtcdError('its answer is not understood');
   if (values.length === 0) return undefined;
