@@ -85,7 +85,7 @@ function served(
   test(name, async () => {
     const context = await start(options);
     try {
-      await body(context);
+      await within(body(context), HARD_LIMIT_MS);
     } finally {
       await context.close();
     }
