@@ -153,14 +153,7 @@ function readDevice(minor: number, line: Line, state: string, counts: Line): Def
   };
 }
 
-function readCounts(line: Line): {
-  dw: number;
-  lo: number;
-  ap: number;
-  def: number;
-  chkpt: number;
-  oos: number;
-} {
+function readCounts(line: Line): Record<'nr' | 'dw' | 'lo' | 'ap' | 'def' | 'chkpt' | 'oos', number> {
   const words = line.text.trim().split(' ');
   const expected = [...COUNTERS, 'wo', 'def', 'chkpt', 'oos'];
   const found = new Map<string, string>();
