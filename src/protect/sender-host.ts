@@ -124,7 +124,7 @@ export function connectOptions(here: HostDomain, order: Order, program: string):
 }
 
 /** xl's pipe as standard input. */
-function pipeInput(): StreamInput {
+export function pipeInput(): StreamInput {
   // What was read stays as it is while frames with it are on their way.
   const reader = new PipeReader(0, { buffers: FRAMES_MAX + 2, bufferBytes: WIDE_BYTES });
   return {
@@ -139,7 +139,8 @@ function pipeInput(): StreamInput {
   };
 }
 
-async function hostLink(options: ConnectOptions, events: LinkEvents): Promise<SenderLink> {
+/** The link of a session, as the sender uses it. @throws as `connectLink` */
+export async function hostLink(options: ConnectOptions, events: LinkEvents): Promise<SenderLink> {
   const link = await connectLink(options);
   const { pair } = options.hello;
   let sequence = 0;
