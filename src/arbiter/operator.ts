@@ -145,7 +145,8 @@ export class OperatorArbiter implements Arbiter {
 
   async #read({ term }: ClaimKey): Promise<{ winner: string } | { reason: string } | undefined> {
     try {
-      return await read(pathOf(this.#directory, term), term);
+      const decision = await read(pathOf(this.#directory, term), term);
+      return decision && { winner: decision.winner };
     } catch (error) {
       return { reason: `the operator's decision can't be read: ${(error as Error).message}` };
     }

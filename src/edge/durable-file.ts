@@ -12,13 +12,13 @@ import { basename, dirname, join } from 'node:path';
 /** One system call each, more or less; none is durable but by the two that say `sync`. */
 export interface FileSteps {
   /** Makes a new file with this content. */
-  create(path: string, content: string, mode: number): Promise<void>;
-  syncFile(path: string): Promise<void>;
-  rename(from: string, to: string): Promise<void>;
+  create: (path: string, content: string, mode: number) => Promise<void>;
+  syncFile: (path: string) => Promise<void>;
+  rename: (from: string, to: string) => Promise<void>;
   /** Gives a file a second name. Rejects with EEXIST where that name is taken, by whatever. */
-  link(from: string, to: string): Promise<void>;
-  unlink(path: string): Promise<void>;
-  syncDirectory(path: string): Promise<void>;
+  link: (from: string, to: string) => Promise<void>;
+  unlink: (path: string) => Promise<void>;
+  syncDirectory: (path: string) => Promise<void>;
 }
 
 export const REAL_STEPS: FileSteps = {
