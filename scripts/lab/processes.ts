@@ -95,7 +95,9 @@ function startTicksOf(pid: number): string | undefined {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The name in parentheses may contain anything; the fields are counted after its end.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return fields[0] === 'Z' ? undefined : fields[19];
+    // A leader is a zombie from its own end on; its other threads hold files and ports until theirs.
+    const isGone = fields[0] === 'Z' && Number(fields[17]) <= 1;
+    return isGone ? undefined : fields[19];
   } catch {
     return undefined;
   }

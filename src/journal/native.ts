@@ -1,5 +1,5 @@
 /**
- * The few calls to libc that Node doesn't make (preadv2, fallocate, the ioctls of block devices, mlockall), and
+ * The few calls to libc that Node doesn't make (preadv2, fallocate, the ioctls of block devices, mlock2), and
  * those that it makes with much work of its own around them: pwritev, recv and send cost a tenth this way, which
  * at one request a call is most of what a request costs. CRC32C comes from Intel's ISA-L (Debian's libisal2)
  * where that is installed: eight times as fast as the package that is always there.
@@ -17,9 +17,7 @@ const BLKSSZGET = 0x1268;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const FALLOC_FL_ZERO_RANGE = 16;
-const MCL_CURRENT = 1;
-const MCL_FUTURE = 2;
-const MCL_ONFAULT = 4;
+const MLOCK_ONFAULT = 1;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const EOPNOTSUPP = 95;
@@ -43,8 +41,8 @@ export interface Native {
   blockDeviceSize: (fd: number) => number;
   logicalBlockSize: (fd: number) => number;
   alignedBuffer: (bytes: number, alignment: number) => Buffer;
-  /** Keeps what this process touches in memory. @returns null, or in words why not */
-  lockMemory: () => string | null;
+  /** Keeps what is touched of a range of pages in memory. @returns null, or in words why not */
+  lockPages: (from: bigint, lengthBytes: bigint) => string | null;
 }
 
 let loaded: Native | null = null;
@@ -65,7 +63,7 @@ function load(): Native {
   const memmove = libc.func('uintptr_t memmove(void *to, void *from, size_t length)') as Call;
   const ioctl = libc.func('int ioctl(int fd, unsigned long request, void *argument)') as Call;
   const fallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
-  const mlockall = libc.func('int mlockall(int flags)') as Call;
+  const mlock2 = libc.func('int mlock2(uintptr_t from, size_t length, int flags)') as Call;
 
   const pwritev = libc.func('long pwritev(int fd, uintptr_t iov, int count, int64_t offset)') as Call;
   const recv = libc.func('long recv(int fd, uintptr_t into, size_t length, int flags)') as Call;
@@ -146,10 +144,8 @@ function load(): Native {
       const skip = (alignment - (addressOf(raw) % alignment)) % alignment;
       return raw.subarray(skip, skip + bytes);
     },
-    lockMemory: () => {
-      if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) === 0) return null;
-      return `mlockall failed with errno ${koffi.errno()}`;
-    },
+    lockPages: (from, lengthBytes) =>
+      mlock2(from, lengthBytes, MLOCK_ONFAULT) === 0 ? null : `mlock2 failed with errno ${koffi.errno()}`,
   };
 }
 
