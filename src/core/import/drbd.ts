@@ -22,7 +22,8 @@ export interface DrbdVolume {
 export interface DrbdHost {
   /** Absent for `floating`, which has no host names. */
   name?: string;
-  address?: { family: 'ipv4' | 'ipv6'; address: string; port: number };
+  /** `line` is where it is written. */
+  address?: { address: string; port: number; line: number };
   volumes: DrbdVolume[];
   line: number;
 }
@@ -362,7 +363,7 @@ class Reader {
     if (family === 'ssocks' || family === 'sdp') {
       note('cannot', `DRBD over ${family} isn't set up here; TCP over the same address is`);
     } else note('taken', 'replication address, port');
-    return { family: v6 === undefined ? 'ipv4' : 'ipv6', address: v6 ?? v4, port: Number(port) };
+    return { address: v6 ?? v4, port: Number(port), line: statement.line };
   }
 
   /** DRBD 9: the addresses of a resource's hosts, in a section of their own. */

@@ -67,7 +67,45 @@ export function planPairs(guests: readonly GuestFile[], files: readonly DrbdFile
     const { disks } = planDisks(resource, resources);
     pending.push({ domain: planDomain(resource.name, disks, [resource], undefined), own: [resource] });
   }
-  return assignPairs(pending);
+  nameTwice(pending.map(({ domain }) => domain));
+  const pairs = assignPairs(pending);
+  for (const pair of pairs) {
+    for (const { domain, own } of pending) {
+      if (pair.domains.includes(domain)) noteQuestions(pair, domain, own, resources);
+    }
+  }
+  return pairs;
+}
+
+function nameTwice(domains: readonly DomainPlan[]): void {
+  const names = new Set<string>();
+  for (const domain of domains) {
+    const { name } = domain;
+    if (name === undefined) continue;
+    if (names.has(name))
+      domain.nameQuestion ??= `${show(name)} is there twice: which of the two, or what is this one called?`;
+    names.add(name);
+  }
+}
+
+/** What came of the addresses is known only now. */
+function noteQuestions(
+  pair: PairPlan,
+  domain: DomainPlan,
+  own: readonly DrbdResource[],
+  resources: Resources,
+): void {
+  for (const resource of own) {
+    for (const { name, address } of resource.hosts) {
+      if (address === undefined) continue;
+      const ask = (question: string): void => {
+        resources.ledgerOf(resource)?.note(address.line, address.line, 'question', question);
+      };
+      const host = pair.hosts.find((one) => name !== undefined && one.name === name);
+      if (host !== undefined && 'question' in host.replication) ask('which address?');
+      if (resource === own[0] && 'question' in domain.port) ask('which port?');
+    }
+  }
 }
 
 export interface Resources {

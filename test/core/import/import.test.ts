@@ -215,6 +215,24 @@ test('different ports, a port of system services, and different addresses of a h
   );
 });
 
+test('an address or port that has to be asked for is a question at its line too', () => {
+  const resource = (address: string, port: number): string =>
+    `resource r {\n device /dev/drbd1; disk /dev/vg0/r; meta-disk internal;\n on a { address ${address}:7788; }\n on b { address 10.0.0.2:${port}; }\n}`;
+  assert.match(
+    fateOf(text(resource('10.0.0.1', 7788), 'r.res'), 'on b'),
+    /^taken: replication address, port$/,
+  );
+  assert.match(fateOf(text(resource('10.0.0.1', 7789), 'r.res'), 'on b'), /^question: .*which port\?/);
+  assert.match(fateOf(text(resource('127.0.0.1', 7788), 'r.res'), 'on a'), /^question: .*which address\?/);
+});
+
+test('a guest that is there twice is asked for, and the file is refused until it is answered', () => {
+  const input = { file: 'a.cfg', text: "name='a'\nmemory=1\nbuilder='hvm'\ndisk=['phy:v/a,xvda,w']" };
+  const { pairYaml } = importConfigurations([input, { ...input, file: 'b.cfg' }]);
+  assert.match(pairYaml, /QUESTION: "a" is there twice/);
+  assert.throws(() => parseConfig(pairYaml, 'pair.yaml'), /written twice/);
+});
+
 test('three hosts are asked for, a stacked resource is not taken', () => {
   const three =
     'resource r { on a { address 10.0.0.1:7788; } on b { address 10.0.0.2:7788; } on c { address 10.0.0.3:7788; } device minor 1; disk /dev/vg0/r; meta-disk internal; }';
