@@ -143,11 +143,17 @@ function program(): Command {
   root
     .command('demo')
     .description(
-      'show the commands at work on an embedded pair: no Xen, no root, nothing on this machine is changed',
+      'show protection at work on an embedded pair: no Xen, no root, nothing on this machine is changed',
     )
-    .action(async (_options: unknown, command: Command) => {
+    .option('--setup', 'show check, setup, status and teardown in its place')
+    .option('--cut-at <point>', 'where in a checkpoint the power is cut; `list` shows the points')
+    .option('--rounds <number>', 'so many failovers at random points, without the story')
+    .option('--seed <number>', 'of what is random')
+    .option('--keep', 'leave the files of the embedded hosts')
+    .addOption(root.createOption('--embedded-part <part>').hideHelp())
+    .action(async (options: Record<string, string | true>, command: Command) => {
       const { runDemo } = await import('./commands/demo.js');
-      exitCode = await runDemo({ json: terminalOf(command).json, print });
+      exitCode = await runDemo(options, { json: terminalOf(command).json, print });
     });
   return root;
 }
@@ -316,6 +322,18 @@ function addJournal(root: Command): void {
       await formatJournalFrom({ configPath, overwrite: options.overwrite === true, progress: show });
     });
 
+  journal
+    .command('recover-domain')
+    .description("bring what an ended receiver left in a domain's journal to its volumes")
+    .argument('<domain>', 'the domain, on this host')
+    .action(async (domain: string, _options: unknown, command: Command) => {
+      const { recoverDomain, recoverDomainText } = await import('./commands/journal-recover.js');
+      const { decideWithoutCopyHere } = await import('./commands/on-host.js');
+      const decide = (term: number): Promise<'roll-forward' | 'discard'> =>
+        decideWithoutCopyHere(domain, term);
+      const report = await recoverDomain({ domain, progress: show, decide });
+      print(terminalOf(command).json ? JSON.stringify(report, null, 2) : recoverDomainText(report));
+    });
   journal
     .command('serve')
     .description('serve a journal over NBD until it is told to stop')

@@ -5,7 +5,8 @@
  *     in use? -> open -> judge -> [roll forward | discard] -> drain -> discarded.json -> discardMarked
  *       -> remove journal-active
  *
- * Which way an open session goes is read from the claim's decision and never guessed (src/core/journal/domain.ts).
+ * Which way an open session goes is read from the claim's decision and never guessed (src/core/journal/domain.ts). At
+ * boot, where the copy of the guest is gone, a session without one is given up (src/protect/decision.ts).
  * Cut short anywhere it does the rest when it is run again: every step is durable before the next one begins.
  */
 import { execFile } from 'node:child_process';
@@ -53,6 +54,8 @@ export interface RecoverDomainOptions {
   isHeld?: (device: string) => Promise<boolean>;
   /** Activates an LV that is not there. */
   activate?: (volumeGroup: string, lv: string) => Promise<void>;
+  /** Decides an open session that has no decision yet, durably; without it such a session is refused. */
+  decide?: (term: number) => Promise<'roll-forward' | 'discard'>;
   /** The steps that files are written with. */
   steps?: FileSteps;
 }
@@ -152,7 +155,10 @@ async function recoverOpened(
   }, PROGRESS_MS);
   try {
     const found = journal.state();
-    const recovery = judgeRecovery(domain, found, noted.decision);
+    let recovery = judgeRecovery(domain, found, noted.decision);
+    if (recovery.kind === 'refuse' && found.undecided && options.decide !== undefined) {
+      recovery = { kind: await options.decide(found.term), reason: 'decided without the copy of the guest' };
+    }
     if (recovery.kind === 'refuse') throw refusal(subject, recovery.observed, recovery.next);
     if (recovery.kind === 'roll-forward') await journal.rollForward();
     if (recovery.kind === 'discard') await journal.discard();

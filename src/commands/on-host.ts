@@ -1,9 +1,11 @@
 /** What the units on a host run: `sender`, `receiver` and their clean-ups. Their log is the journal of the unit. */
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { Paths } from '../core/names.js';
 import { closeLog, createLog } from '../edge/log.js';
 import type { Log, LogLevel } from '../edge/log.js';
+import { TermStore } from '../edge/term-store.js';
 
 export type HostProgram = 'sender' | 'receiver' | 'sender-cleanup' | 'receiver-cleanup';
 
@@ -60,4 +62,15 @@ export async function decideOnHost(domain: string, term: string, winner: string)
   const reason = 'told to by an operator';
   await decide(domain, join(Paths.state, domain), { term: number, winner, by: 'operator', reason });
   return ExitCode.ok;
+}
+
+/** What becomes of a journal on a host that was started anew (see protect/decision.ts). */
+export async function decideWithoutCopyHere(
+  domain: string,
+  term: number,
+): Promise<'roll-forward' | 'discard'> {
+  const { decisionWithoutCopy } = await import('../protect/decision.js');
+  const stateDirectory = join(Paths.state, domain);
+  const store = new TermStore(domain, stateDirectory);
+  return decisionWithoutCopy(domain, hostname(), stateDirectory, store, term);
 }

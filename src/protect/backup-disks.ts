@@ -13,11 +13,12 @@ import { constants, existsSync } from 'node:fs';
 import { mkdir, open, readdir, readlink, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { DomainFile } from '../core/domain-file.js';
+import { addDiscarded, formatDiscarded, parseDiscarded } from '../core/journal/domain.js';
 import { JournalError } from '../core/journal/types.js';
 import type { VolumeRange, VolumeSpec } from '../core/journal/types.js';
 import { BARRIER_VOLUME, lvPath, mapperBytes, Paths } from '../core/names.js';
 import type { Identity } from '../core/protect/types.js';
-import { removeDurably, writeDurably } from '../edge/durable-file.js';
+import { readSmall, removeDurably, writeDurably } from '../edge/durable-file.js';
 import { removeGate, setGate } from '../edge/gate.js';
 import { openDisk } from '../journal/file-disk.js';
 import type { FileDisk } from '../journal/file-disk.js';
@@ -37,6 +38,7 @@ const CONNECTIONS_MAX = 64;
 /** A block is read and written back in pieces of this size. */
 const MARK_BYTES = 1 << 20;
 const MARK_ALIGN = 4096;
+const DISCARDED_BYTES_MAX = 256 << 20;
 
 export interface DisksEvents {
   onMarker(marker: MarkerEvent): void;
@@ -185,13 +187,50 @@ export class JournalDisks implements BackupDisks {
         else await journal.rollForward();
       }
       await journal.drained();
+      if (await this.#noteDiscarded(journal)) discarded = true;
       await this.#close();
     };
+    let discarded = false;
     if (standing.length > 0) await switchToLvs(standing, settle, { exec, dead: true });
     else await settle();
     await removeDurably(this.#activePath);
     await must(['drbdadm', 'adjust', this.#domain.domain], PROMOTE_MS);
+    if (discarded) await this.#markNoted();
     return true;
+  }
+
+  get #discardedPath(): string {
+    return join(Paths.state, this.#domain.domain, 'discarded.json');
+  }
+
+  /** Keeps what was discarded beyond the journal's life. @returns whether there was anything */
+  async #noteDiscarded(journal: EpochJournal): Promise<boolean> {
+    const dropped = await journal.discarded();
+    if (dropped === null) return false;
+    const text = await readSmall(this.#discardedPath, DISCARDED_BYTES_MAX);
+    const before = text === undefined ? undefined : parseDiscarded(text);
+    const { domain } = this.#domain;
+    const next = addDiscarded(before, { format: 1, domain, term: journal.state().term, ...dropped });
+    await writeDurably(this.#discardedPath, formatDiscarded(next), 0o600);
+    await journal.discardMarked();
+    return true;
+  }
+
+  /** This host has won the term, and nothing runs on its disks: it may promote to mark what it dropped. */
+  async #markNoted(): Promise<void> {
+    const { domain } = this.#domain;
+    await exec(['drbdadm', 'disconnect', '--force', domain], { timeoutMs: COMMAND_MS });
+    await must(['drbdadm', 'primary', domain], PROMOTE_MS);
+    await this.#writeBackNoted();
+    await must(['drbdadm', 'secondary', domain], COMMAND_MS);
+  }
+
+  /** Blocks that an earlier recovery has dropped and nobody has marked yet. The resource is promoted. */
+  async #writeBackNoted(): Promise<void> {
+    const text = await readSmall(this.#discardedPath, DISCARDED_BYTES_MAX);
+    if (text === undefined) return;
+    await this.#writeBack(parseDiscarded(text).ranges);
+    await removeDurably(this.#discardedPath);
   }
 
   startSession(identity: Identity): Promise<void> {
@@ -250,14 +289,19 @@ export class JournalDisks implements BackupDisks {
   /** Writes the discarded blocks back to themselves through DRBD, which marks them for the resync. */
   async #markDiscarded(): Promise<void> {
     const journal = this.#need();
+    await this.#writeBackNoted();
     const discarded = await journal.discarded();
     if (discarded === null) return;
-    for (const range of discarded.ranges) {
+    await this.#writeBack(discarded.ranges);
+    await journal.discardMarked();
+  }
+
+  async #writeBack(ranges: readonly VolumeRange[]): Promise<void> {
+    for (const range of ranges) {
       const volume = this.#volumes.find(({ exportName }) => exportName === range.volume);
       if (volume === undefined) throw new Error(`the journal has an unknown volume ${range.volume}`);
       await writeBack(`/dev/drbd${volume.minor}`, range);
     }
-    await journal.discardMarked();
   }
 
   async #leave(): Promise<void> {

@@ -14,7 +14,7 @@ import type { Order } from '../core/protect/order.js';
 import type { ReceiverState } from '../core/protect/receiver.js';
 import { REPORT_EVERY_MS } from '../core/protect/report.js';
 import type { ReceiverReport } from '../core/protect/report.js';
-import type { Decision, GuestEnd } from '../core/protect/types.js';
+import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
 import { readSmall, writeDurably } from '../edge/durable-file.js';
 import type { Log } from '../edge/log.js';
 import { readBootId, TermStore } from '../edge/term-store.js';
@@ -24,6 +24,7 @@ import type { ListenOptions } from '../link/server.js';
 import { protectProcess } from '../journal/protect.js';
 import { JournalDisks } from './backup-disks.js';
 import { claimFrom } from './claim.js';
+import { decisionWithoutCopy, noteClaim } from './decision.js';
 import { replicationFault, watchDrbd } from './drbd-watch.js';
 import { identityOf, linkSocketPath, readHostDomain, readHostOrder, tlsFiles } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
@@ -87,7 +88,7 @@ class ReceiverHost {
 
   async run(): Promise<ReceiverState> {
     const { domain } = this.#order;
-    if (await this.#disks.recover((term) => decisionWithoutCopy(this.#here, this.#store, term))) {
+    if (await this.#disks.recover((term) => withoutCopy(this.#here, this.#store, term))) {
       this.#log.info('what an earlier receiver left in the journal is on the disks', { domain });
     }
     await this.#disks.prepare();
@@ -135,7 +136,7 @@ class ReceiverHost {
         // An operator who has not spoken can't have decided anything that nobody here knows of.
         const mayHaveWon = arbiter.name !== 'operator';
         // A later process has to know that the arbiter may have an answer for this host.
-        if (mayHaveWon) await noteClaim(this.#here, this.#order.term);
+        if (mayHaveWon) await noteClaim(this.#here.stateDirectory, this.#order.term);
         const outcome = await claimFrom(
           arbiter,
           this.#order,
@@ -191,7 +192,7 @@ class ReceiverHost {
       host,
       log: this.#log,
       authorise: (hello) => this.#authorise(hello),
-      onSession: (link) => this.#onSession(receiver, link),
+      onSession: (link) => takeSession(receiver, identityOf(this.#order), link),
       onCleanup: (control, hello) => onCleanup(receiver, control, hello),
     };
   }
@@ -206,7 +207,10 @@ class ReceiverHost {
       domain,
       peer: this.#here.peer.name,
       term,
-      usedSessions: new Set(taken === undefined ? [] : [taken.trim()]),
+      // A sender that died before it came here has a clean-up all the same.
+      usedSessions: new Set(
+        hello.purpose === 'cleanup' ? [session] : taken === undefined ? [] : [taken.trim()],
+      ),
       ...(this.#session === null ? {} : { current: { term, session: this.#session } }),
     });
     if (!verdict.take || hello.purpose !== 'control') return verdict;
@@ -216,48 +220,6 @@ class ReceiverHost {
     await writeDurably(takenPath, `${session}\n`, 0o644);
     this.#session = session;
     return verdict;
-  }
-
-  #onSession(receiver: Receiver, link: Link): void {
-    const identity = identityOf(this.#order);
-    const lost = (what: string) => (loss: { kind: string; reason: string }) => {
-      receiver.linkLost(`${what}: ${loss.reason}`, loss.kind !== 'timeout');
-    };
-    let guest: GuestEnd | null = null;
-    receiver.begin(identity, controlLink(link, identity.domain));
-    link.control.start(
-      {
-        message: (message) => {
-          receiver.heard();
-          switch (message.type) {
-            case 'guest-ended':
-              guest = message.how === 'destroyed' ? 'gone' : message.how;
-              return;
-            case 'end':
-              receiver.end(message.detail, guest);
-              return;
-            default:
-              return;
-          }
-        },
-        lost: lost('the control connection is lost'),
-      },
-      0,
-    );
-    link.bulk.start({
-      item: (item) => {
-        receiver.heard();
-        if (item.type === 'data') return receiver.data(Buffer.from(item.bytes));
-        if (item.type === 'checkpoint') {
-          return receiver.checkpoint(item.epoch, item.folded === true, Buffer.from(item.bytes));
-        }
-        return undefined;
-      },
-      lost: lost('the bulk connection is lost'),
-    });
-    void receiver.finished
-      .catch(() => undefined)
-      .then(() => Promise.race([link.close(true), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]));
   }
 
   async #writeReport(receiver: Receiver): Promise<void> {
@@ -283,6 +245,48 @@ class ReceiverHost {
   }
 }
 
+/** Leads what a session's connections bring to the receiver, until its term is over. */
+export function takeSession(receiver: Receiver, identity: Identity, link: Link): void {
+  const lost = (what: string) => (loss: { kind: string; reason: string }) => {
+    receiver.linkLost(`${what}: ${loss.reason}`, loss.kind !== 'timeout');
+  };
+  let guest: GuestEnd | null = null;
+  receiver.begin(identity, controlLink(link, identity.domain));
+  link.control.start(
+    {
+      message: (message) => {
+        receiver.heard();
+        switch (message.type) {
+          case 'guest-ended':
+            guest = message.how === 'destroyed' ? 'gone' : message.how;
+            return;
+          case 'end':
+            receiver.end(message.detail, guest);
+            return;
+          default:
+            return;
+        }
+      },
+      lost: lost('the control connection is lost'),
+    },
+    0,
+  );
+  link.bulk.start({
+    item: (item) => {
+      receiver.heard();
+      if (item.type === 'data') return receiver.data(Buffer.from(item.bytes));
+      if (item.type === 'checkpoint') {
+        return receiver.checkpoint(item.epoch, item.folded === true, Buffer.from(item.bytes));
+      }
+      return undefined;
+    },
+    lost: lost('the bulk connection is lost'),
+  });
+  void receiver.finished
+    .catch(() => undefined)
+    .then(() => Promise.race([link.close(true), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]));
+}
+
 function controlLink(link: Link, domain: string): ReceiverLink {
   let sequence = 0;
   return {
@@ -305,7 +309,8 @@ function controlLink(link: Link, domain: string): ReceiverLink {
   };
 }
 
-function onCleanup(receiver: Receiver, control: ReceiverControl, hello: Hello): void {
+/** Answers whoever asks, on a connection of its own, who goes on. */
+export function onCleanup(receiver: Receiver, control: ReceiverControl, hello: Hello): void {
   control.start(
     {
       message: (message) => {
@@ -325,42 +330,8 @@ function onCleanup(receiver: Receiver, control: ReceiverControl, hello: Hello): 
   );
 }
 
-function claimNotePath(here: HostDomain): string {
-  return join(here.stateDirectory, 'claim-asked');
-}
-
-async function noteClaim(here: HostDomain, term: number): Promise<void> {
-  await writeDurably(claimNotePath(here), `${term}\n`, 0o644);
-}
-
-/**
- * What becomes of a journal whose receiver died. Without the copy of the guest this host can't go on, so the primary
- * does, unless it was decided otherwise before.
- * @throws OperatorError where the arbiter may have decided for this host: that is for a person
- */
-async function decisionWithoutCopy(
-  here: HostDomain,
-  store: TermStore,
-  term: number,
-): Promise<'roll-forward' | 'discard'> {
-  const decision = await store.readDecision();
-  if (decision !== undefined && decision.term === term) return decision.outcome;
-  const asked = await readSmall(claimNotePath(here), 64);
-  if (asked !== undefined && Number(asked) === term) {
-    throw new OperatorError(
-      `${here.domain.domain}: the receiver died while it was claiming term ${term}, and the copy of the guest with it. ` +
-        `The arbiter may have decided for this host, so the journal was left as it is. Look who won the term; if ` +
-        `the primary did, or runs on: remove ${claimNotePath(here)} and start ${here.domain.domain}'s receiver again.`,
-      ExitCode.refused,
-    );
-  }
-  await store.writeDecision({
-    term,
-    outcome: 'roll-forward',
-    by: here.host,
-    reason: 'the receiver died, and with it the copy of the guest',
-  });
-  return 'roll-forward';
+function withoutCopy(here: HostDomain, store: TermStore, term: number): Promise<'roll-forward' | 'discard'> {
+  return decisionWithoutCopy(here.domain.domain, here.host, here.stateDirectory, store, term);
 }
 
 /**
@@ -375,7 +346,7 @@ export async function cleanUpReceiver(name: string, log: Log): Promise<boolean> 
     { onMarker: () => undefined, onFailed: () => undefined, onProgress: () => undefined },
     log,
   );
-  const done = await disks.recover((term) => decisionWithoutCopy(here, store, term));
+  const done = await disks.recover((term) => withoutCopy(here, store, term));
   await rm(join(here.runDirectory, 'receiver.pid'), { force: true });
   return done;
 }

@@ -1,5 +1,5 @@
 /**
- * `remus-drbd demo`: the project's own commands on an embedded pair, with no root and no packages. The hosts
+ * `remus-drbd demo --setup`: the project's own commands on an embedded pair, with no root and no packages. The hosts
  * are stand-ins in this process (`src/embedded`), reached over real SSH on loopback; what runs against them
  * is the real check, setup, status and teardown. It tells what it does and checks each claim that it makes.
  */
@@ -14,7 +14,7 @@ import { setupPair } from './setup.js';
 import { readStatus } from './status.js';
 import { teardownPair } from './teardown.js';
 
-export interface DemoOptions {
+export interface DemoOutput {
   json: boolean;
   print: (text: string) => void;
 }
@@ -31,7 +31,7 @@ const DISKS = [
 ];
 
 /** Runs the story. Exit code 0 only if every claim held. */
-export async function runDemo({ json, print }: DemoOptions): Promise<ExitCode> {
+export async function runSetupDemo({ json, print }: DemoOutput): Promise<ExitCode> {
   const tell = json ? (): void => undefined : print;
   const world = await EmbeddedWorld.start({ disks: DISKS });
   try {
