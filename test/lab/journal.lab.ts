@@ -171,6 +171,8 @@ async function waitUntilArrived(): Promise<void> {
 }
 
 async function startWriters(): Promise<void> {
+  // DRBD 8.4 acknowledges epochs of several volumes out of order, and then disconnects ("BAD! BarrierAck"), when
+  // its receiver gets ahead of the work queue that acknowledges, as it does on a busy host.
   await beta.sh(`renice -n 19 -p $(pgrep -x drbd_r_${DOMAIN}) >/dev/null`);
   writer = new Link('alpha', `UV_THREADPOOL_SIZE=16 exec node ${programPath}`);
   const firstNumber = committed === undefined ? 0 : Math.max(...committed.flat()) + 1_000_000;
@@ -211,7 +213,7 @@ async function assertEqualVolumes(): Promise<void> {
 }
 
 stage('two hosts with a replicated domain, and a journal on the backup', async () => {
-  if (!process.env['DBG']) await lab.fresh();
+  await lab.fresh();
   product = await Product.make([
     {
       name: DOMAIN,
@@ -222,7 +224,7 @@ stage('two hosts with a replicated domain, and a journal on the backup', async (
       ],
     },
   ]);
-  if (!process.env['DBG']) await product.expect(0, 'setup');
+  await product.expect(0, 'setup');
   const { outputFiles } = await build({
     entryPoints: [fileURLToPath(new URL('journal-host.ts', import.meta.url))],
     bundle: true,
