@@ -59,6 +59,7 @@ type Assignment = PyStatement & { kind: 'assignment' };
 
 class Reader {
   readonly #text: string;
+  readonly #lines: readonly string[];
   readonly #result: GuestFile;
   /** The assignments that count: the last of each key, with what was added to it. */
   readonly #values = new Map<string, Assignment>();
@@ -67,6 +68,7 @@ class Reader {
 
   constructor(text: string, file: string) {
     this.#text = text;
+    this.#lines = text.split('\n');
     this.#result = {
       file,
       ledger: new Ledger(text),
@@ -140,7 +142,7 @@ class Reader {
   }
 
   #problem(statement: PyStatement & { kind: 'problem' }): void {
-    const first = this.#text.split('\n')[statement.line - 1] ?? '';
+    const first = this.#lines[statement.line - 1] ?? '';
     const key = statement.inBlock ? undefined : /^\s*([A-Za-z_]\w*)\s*\+?=(?!=)/.exec(first)?.[1];
     if (key === undefined) {
       this.#note(statement, 'cannot', statement.problem);
