@@ -10,7 +10,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { constants, existsSync } from 'node:fs';
-import { mkdir, open, readdir, readlink, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { DomainFile } from '../core/domain-file.js';
 import { addDiscarded, formatDiscarded, parseDiscarded } from '../core/journal/domain.js';
@@ -29,6 +29,7 @@ import { serveNbd } from '../journal/nbd-server.js';
 import type { NbdLog, NbdServer } from '../journal/nbd-server.js';
 import { switchToJournal, switchToLvs } from '../journal/switch.js';
 import type { SwitchVolume } from '../journal/switch.js';
+import { readDrbd, replicationFault } from './drbd-watch.js';
 import { exec, must } from './exec.js';
 import type { BackupDisks } from './receiver.js';
 
@@ -178,6 +179,7 @@ export class JournalDisks implements BackupDisks {
       const nbd = await nbdBelow(volume.device);
       if (nbd !== null) standing.push({ ...volume, nbd });
     }
+    await rm(this.#sessionPath, { force: true });
     if (standing.length === 0 && !existsSync(this.#activePath)) return false;
     const settle = async (): Promise<void> => {
       await this.#open(false);
@@ -233,8 +235,17 @@ export class JournalDisks implements BackupDisks {
     await removeDurably(this.#discardedPath);
   }
 
-  startSession(identity: Identity): Promise<void> {
-    return this.#need().startSession({
+  get #sessionPath(): string {
+    return join(Paths.run, this.#domain.domain, 'session');
+  }
+
+  /** From here on DRBD may not resync into the journal (scripts/host/before-resync-target). */
+  async startSession(identity: Identity): Promise<void> {
+    await writeFile(this.#sessionPath, `${identity.term}\n`);
+    const [state, reason] = await readDrbd(this.#domain.domain);
+    const fault = state === null ? reason : replicationFault(state);
+    if (fault !== null) throw new Error(`DRBD is not as a session needs it: ${fault}`);
+    await this.#need().startSession({
       domain: identity.domain,
       term: identity.term,
       id: Buffer.from(identity.session, 'hex'),
@@ -260,6 +271,7 @@ export class JournalDisks implements BackupDisks {
       case 'discard': {
         // Repeated after a failure of its own, it has nothing left to discard.
         if (this.#need().state().mode === 'epochs') await this.#need().discard();
+        await rm(this.#sessionPath, { force: true });
         return;
       }
       case 'promote':
@@ -276,10 +288,13 @@ export class JournalDisks implements BackupDisks {
         return;
       case 'roll-forward':
         if (this.#need().state().mode === 'epochs') await this.#need().rollForward();
+        await rm(this.#sessionPath, { force: true });
         return;
       case 'leave-journal':
         await this.#leave();
         await removeGate(domain);
+        // Where a resync was refused DRBD stands alone; it may come now.
+        await must(['drbdadm', 'adjust', domain], PROMOTE_MS);
         return;
       default:
         throw new Error(`step ${String(step satisfies never)}`);

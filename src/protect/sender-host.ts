@@ -36,7 +36,7 @@ const CLOSE_MS = 2_000;
 /** Frames of the bulk connection that may be on their way to the kernel. */
 const FRAMES_MAX = 2;
 
-const LIMITS = { inFlightMax: 8, holdLimitMs: 20_000, agreeLimitMs: 60_000, diskLimitMs: 15_000 };
+const LIMITS = { inFlightMax: 8, holdLimitMs: 20_000, agreeLimitMs: 60_000, diskLimitMs: 5_000 };
 
 /** @returns the decision, when everything that follows from it is done */
 export async function runSenderHost(name: string, program: string, log: Log): Promise<Decision> {
