@@ -135,6 +135,29 @@ function program(): Command {
       exitCode = await runStatus({ ...terminalOf(command), print });
     });
 
+  root
+    .command('import')
+    .description(
+      'make a pair.yaml of old guest and DRBD configurations, with questions where they do not say enough',
+    )
+    .argument('<file...>', "guests' configurations of xm or xl, DRBD's resource files, global_common.conf")
+    .option(
+      '--out <file>',
+      'where pair.yaml goes, with new guest configurations beside it; else standard output',
+    )
+    .option('--force', 'write over files that are there; never over one that is imported')
+    .action(async (files: string[], options: { out?: string; force?: true }, command: Command) => {
+      const { runImport } = await import('./commands/import.js');
+      exitCode = await runImport({
+        files,
+        ...(options.out === undefined ? {} : { out: options.out }),
+        force: options.force === true,
+        json: terminalOf(command).json,
+        print,
+        printReport: (text) => void process.stderr.write(text),
+      });
+    });
+
   addProtection(root);
   addRecovery(root);
   addJournal(root);
