@@ -3,6 +3,7 @@ import { drbdCommand, parseDrbdRunning, understood } from '../core/facts.js';
 import type { HostFactsForProtection } from '../core/protect/readiness.js';
 import { readReport } from '../core/protect/report.js';
 import type { ReceiverReport, SenderReport } from '../core/protect/report.js';
+import { parseClock } from '../core/parse/system.js';
 import { parseXlInfo, parseXlList } from '../core/parse/xen.js';
 import { parseTerm } from '../core/claim/term.js';
 import type { TermRecord } from '../core/claim/term.js';
@@ -35,7 +36,7 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     ['list', ['xl', 'list']],
     ['info', ['xl', 'info']],
     ['boot', ['cat', '/proc/sys/kernel/random/boot_id']],
-    ['now', ['date', '+%s%3N']],
+    ['now', ['date', '+%s.%N']],
     ['sender', ['systemctl', 'show', '--property=ActiveState,Result', senderUnit(domain)]],
     ['receiver', ['systemctl', 'show', '--property=ActiveState,Result', receiverUnit(domain)]],
   ]);
@@ -62,7 +63,7 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const events = results.get('events2');
   if (events === undefined) throw new Error(`${host.name}: no answer`);
   const drbd = parseDrbdRunning(host.name, events);
-  const nowMs = Number(text('now').trim());
+  const nowMs = understood(host.name, () => parseClock(text('now')));
   const report = (path: string): ReturnType<typeof readReport> => {
     const content = file(path);
     return content === undefined ? 'it has never reported' : readReport(content, nowMs);

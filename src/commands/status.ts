@@ -1,8 +1,9 @@
 /** `remus-drbd status`: reads everything from the hosts, changes nothing. */
 import Table from 'cli-table3';
 import { ExitCode, OperatorError } from '../core/errors.js';
-import { drbdCommand, parseDrbdRunning, type RunningResource } from '../core/facts.js';
+import { drbdCommand, parseDrbdRunning, understood, type RunningResource } from '../core/facts.js';
 import type { DomainLayout, HostConfig } from '../core/model.js';
+import { parseClock } from '../core/parse/system.js';
 import { parseXlList } from '../core/parse/xen.js';
 import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
 import { formatSize } from '../core/units.js';
@@ -82,7 +83,7 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
   const files = await host.readFiles(paths);
   const results = await host.probe(
     new Map<string, readonly string[]>([
-      ['now', ['date', '+%s%3N']],
+      ['now', ['date', '+%s.%N']],
       ['events2', drbdCommand()],
       ['xl-list', ['xl', 'list']],
     ]),
@@ -93,8 +94,7 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
   const resources = parseDrbdRunning(host.name, events);
   if (!resources.known) throw new OperatorError(`${host.name}: DRBD could not be asked: ${resources.reason}`);
   if (list.exitCode !== 0) throw new OperatorError(`${host.name}: xl list failed: ${list.stderr.trim()}`);
-  const nowMs = Number(results.get('now')?.stdout.trim());
-  if (!Number.isSafeInteger(nowMs)) throw new OperatorError(`${host.name}: date did not say the time`);
+  const nowMs = understood(host.name, () => parseClock(results.get('now')?.stdout ?? ''));
   const report = <T extends Report['role']>(
     domain: string,
     role: T,
