@@ -9,6 +9,7 @@
  *     monitor  exit status 0: the device answers
  */
 import { spawn } from 'node:child_process';
+import { agentOption } from '../core/config-fence.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 
 export type AgentAction = 'off' | 'status' | 'monitor';
@@ -23,29 +24,18 @@ const OUTPUT_CHARS_MAX = 64 * 1024;
 const PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
- * The lines for an agent's standard input from its configured command line, without the action: `--name=value`
- * and `name=value` are `name=value`, and `--name` alone is `name=1`.
+ * The lines for an agent's standard input from its configured command line, without the action.
  *
  * @param words the command line after the program
  * @throws OperatorError usage: a word that has no place on standard input, or an action other than off
  */
 export function agentOptions(program: string, words: readonly string[]): string[] {
   return words.flatMap((word) => {
-    const match = /^(--)?([A-Za-z][A-Za-z0-9_-]*)(?:=(.*))?$/.exec(word);
-    const [, dashes, name = '', value] = match ?? [];
-    if (match === null || (dashes === undefined && value === undefined)) {
-      // It may be a password, so it isn't shown.
-      throw new OperatorError(
-        `${program}: one of its arguments has neither the form --name=value nor --name nor name=value, which can ` +
-          `be given to it on its standard input; nothing was changed. Write the long form of the option.`,
-        ExitCode.usage,
-      );
-    }
-    if (name !== 'action' && name !== 'option') return [`${name.replaceAll('-', '_')}=${value ?? '1'}`];
-    if (value === 'off') return [];
+    const option = agentOption(word);
+    if ('line' in option) return [option.line];
+    if (!('problem' in option)) return [];
     throw new OperatorError(
-      `${program}: its action is ${value ?? 'missing'}, off is required: a machine that is started again is no ` +
-        `proof that it has stopped; nothing was changed. Leave --action out, or make it off.`,
+      `${program}: one of its arguments can't be used: ${option.problem}; nothing was changed.`,
       ExitCode.usage,
     );
   });

@@ -17,8 +17,6 @@ export interface ArbiterContext {
   peer: string;
   domain: string;
   log: Log;
-  /** With `fence`: how long this host waits before it switches the other one off. */
-  fenceDelayMs?: number;
 }
 
 /** Made by setup on each host with the arbiter `ssh`. */
@@ -48,7 +46,7 @@ export async function openArbiter(settings: ArbiterSettings, context: ArbiterCon
     }
     case 'fence': {
       const agent = settings.agents[peer] ?? [];
-      const delayMs = context.fenceDelayMs ?? 0;
+      const delayMs = settings.delaysMs?.[peer] ?? 0;
       return new FenceArbiter({ host, peer, agent, directory, bootId: await readBootId(), delayMs });
     }
     case 'operator':

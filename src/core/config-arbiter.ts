@@ -4,17 +4,19 @@
  *     arbiter: operator
  *     arbiter: unsafe-may-split
  *     arbiter: { etcd: [ URL, ... ] }
- *     arbiter: { etcd: { endpoints: [ URL, ... ], user, passwordFile, caFile } }
+ *     arbiter: { etcd: { endpoints: [ URL, ... ], user, passwordFile, caFile, certFile, keyFile } }
  *     arbiter: { ssh: user@host[:port], directory }
- *     arbiter: { fence: { HOST1: [ agent, argument, ... ], HOST2: [ ... ] } }
+ *     arbiter: { fence: { HOST1: [ agent, argument, ... ], HOST2: { agent: [ ... ], delay } } }
  */
 
 import { isAbsolute } from 'node:path';
 
 import type { z } from 'zod';
 
+import { agentOption } from './config-fence.js';
 import {
   Defaults,
+  delayedFenceShape,
   endpointsShape,
   etcdShape,
   expected,
@@ -98,24 +100,48 @@ function readFence(
   }
   unknownKeys(source, Object.keys(raw), hostNames, path);
   const agents: Record<string, string[]> = {};
+  const delaysMs: Record<string, number> = {};
   for (const host of hostNames) {
     const at = [...path, host];
     if (!Object.hasOwn(raw, host)) {
       source.add(at, 'is required: the command that powers this host off', 'key');
       continue;
     }
-    const argv = readShape(source, fenceAgentShape, raw[host], at);
-    if (argv === undefined) continue;
-    const [program] = argv;
-    if (program === undefined || argv.length > Limits.fenceArgumentsMax) {
-      source.add(at, `expected 1 to ${Limits.fenceArgumentsMax} arguments, found ${argv.length}`);
-    } else if (!/^fence_[a-z0-9_]+$/.test(program) && !isAbsolute(program)) {
-      const message = 'a fence agent such as fence_ipmilan, or an absolute path';
-      source.add([...at, 0], expected(message, program));
+    const given: unknown = raw[host];
+    if (isRecord(given)) {
+      const shape = readShape(source, delayedFenceShape, given, at);
+      if (shape === undefined) continue;
+      agents[host] = checkAgent(source, shape.agent, [...at, 'agent']);
+      if (shape.delay !== undefined && shape.delay > 0) delaysMs[host] = shape.delay;
+    } else {
+      const argv = readShape(source, fenceAgentShape, given, at);
+      if (argv !== undefined) agents[host] = checkAgent(source, argv, at);
     }
-    agents[host] = argv;
   }
-  return { kind: 'fence', agents };
+  const delayed = Object.keys(delaysMs);
+  if (delayed.length > 1) {
+    const message = 'only one of the hosts may have a delay: with both, both are switched off after a cut';
+    source.add([...path, delayed[1] ?? '', 'delay'], message);
+  }
+  return { kind: 'fence', agents, ...(delayed.length === 0 ? {} : { delaysMs }) };
+}
+
+function checkAgent(source: YamlSource, argv: string[], path: Path): string[] {
+  const [program, ...words] = argv;
+  if (program === undefined || argv.length > Limits.fenceArgumentsMax) {
+    source.add(path, `expected 1 to ${Limits.fenceArgumentsMax} arguments, found ${argv.length}`);
+    return argv;
+  }
+  if (!/^fence_[a-z0-9_]+$/.test(program) && !isAbsolute(program)) {
+    const message = 'a fence agent such as fence_ipmilan, or an absolute path';
+    source.add([...path, 0], expected(message, program));
+    return argv;
+  }
+  for (const [index, word] of words.entries()) {
+    const option = agentOption(word);
+    if ('problem' in option) source.add([...path, index + 1], option.problem);
+  }
+  return argv;
 }
 
 function readEtcd(
@@ -127,7 +153,7 @@ function readEtcd(
   if (!Array.isArray(raw)) {
     const shape = readShape(source, etcdShape, raw, path);
     if (shape === undefined) return undefined;
-    const { endpoints, user, passwordFile, caFile } = shape;
+    const { endpoints, user, passwordFile, caFile, certFile, keyFile } = shape;
     checkEndpoints(source, endpoints, [...path, 'endpoints'], hosts);
     checkSecrets(source, shape, path);
     return {
@@ -136,6 +162,8 @@ function readEtcd(
       ...(user === undefined ? {} : { user }),
       ...(passwordFile === undefined ? {} : { passwordFile }),
       ...(caFile === undefined ? {} : { caFile }),
+      ...(certFile === undefined ? {} : { certFile }),
+      ...(keyFile === undefined ? {} : { keyFile }),
     };
   }
   const endpoints = readShape(source, endpointsShape, raw, path);
@@ -171,19 +199,26 @@ function checkEndpoints(
   }
 }
 
-/** A password and a certificate authority are of use, and safe, only with https. */
+/** A password and certificates are of use, and safe, only with https. */
 function checkSecrets(source: YamlSource, etcd: z.output<typeof etcdShape>, path: Path): void {
-  const { user, passwordFile, caFile, endpoints } = etcd;
+  const { user, passwordFile, caFile, certFile, keyFile, endpoints } = etcd;
   if (user !== undefined && passwordFile === undefined) {
     source.add([...path, 'user'], 'needs passwordFile, too');
   }
   if (passwordFile !== undefined && user === undefined) {
     source.add([...path, 'passwordFile'], 'needs user, too');
   }
+  if (certFile !== undefined && keyFile === undefined) {
+    source.add([...path, 'certFile'], 'needs keyFile, too');
+  }
+  if (keyFile !== undefined && certFile === undefined) {
+    source.add([...path, 'keyFile'], 'needs certFile, too');
+  }
   for (const [index, endpoint] of endpoints.entries()) {
     if (!endpoint.startsWith('http:')) continue;
     const at = [...path, 'endpoints', index];
     if (passwordFile !== undefined) source.add(at, 'would get the password in the clear; use https');
     if (caFile !== undefined) source.add(at, 'has no certificate for caFile to verify; use https');
+    if (certFile !== undefined) source.add(at, 'asks for no certificate such as certFile; use https');
   }
 }

@@ -50,6 +50,7 @@ export const Limits = {
   cpuMax: 4095,
   endpointsMax: 15,
   fenceArgumentsMax: 64,
+  fenceDelayMsMax: 5 * 60_000,
   /** DRBD 8.3 takes minors 0 to 254 (`minor_count` is at most 255 there). */
   protocolDMinorMax: 254,
 } as const;
@@ -221,6 +222,8 @@ export const etcdShape = strict({
   // On the hosts, whose programs claim: a secret needn't pass through the controller.
   passwordFile: absolutePath.optional(),
   caFile: absolutePath.optional(),
+  certFile: absolutePath.optional(),
+  keyFile: absolutePath.optional(),
 });
 
 export const sshArbiterShape = strict({
@@ -236,6 +239,16 @@ const argument = leaf((input): Parsed<string> => {
 
 export const fenceAgentShape = z.array(argument, {
   error: 'expected a command line as a list of arguments',
+});
+
+export const delayedFenceShape = strict({
+  agent: fenceAgentShape,
+  delay: duration(
+    0,
+    Limits.fenceDelayMsMax,
+    'a time is expected',
+    'nothing of the guest is heard until then after a failure',
+  ).optional(),
 });
 
 const cpus = listOf(integer(0, Limits.cpuMax), 'a list of CPU numbers');

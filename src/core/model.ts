@@ -36,10 +36,23 @@ export interface HostConfig {
 }
 
 export type Arbiter =
-  | { kind: 'etcd'; endpoints: string[]; user?: string; passwordFile?: string; caFile?: string }
+  /** The files are on the hosts. */
+  | {
+      kind: 'etcd';
+      endpoints: string[];
+      user?: string;
+      passwordFile?: string;
+      caFile?: string;
+      /** The host's own certificate for etcd, and its key. */
+      certFile?: string;
+      keyFile?: string;
+    }
   | { kind: 'ssh'; user: string; host: string; port: number; directory: string }
-  /** One fence-agents command line (program and arguments) for each host of the pair. */
-  | { kind: 'fence'; agents: Record<string, string[]> }
+  /**
+   * One fence-agents command line (program and arguments) for each host of the pair: the one that powers it off.
+   * `delaysMs`: how long its peer waits before it does so, where it does.
+   */
+  | { kind: 'fence'; agents: Record<string, string[]>; delaysMs?: Record<string, number> }
   | { kind: 'operator' }
   /** Goes on alone with no arbiter; both copies may run after a cut. */
   | { kind: 'unsafe-may-split' };

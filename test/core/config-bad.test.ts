@@ -403,6 +403,26 @@ const cases: Case[] = [
     says: ['6:69: pairs.rack1.arbiter.etcd.user: needs passwordFile, too'],
   },
   {
+    what: 'an etcd certificate without its key',
+    from: 'arbiter: operator',
+    to: 'arbiter: { etcd: { endpoints: ["https://192.0.2.9:2379"], certFile: /etc/c } }',
+    says: ['6:73: pairs.rack1.arbiter.etcd.certFile: needs keyFile, too'],
+  },
+  {
+    what: 'an etcd key without its certificate',
+    from: 'arbiter: operator',
+    to: 'arbiter: { etcd: { endpoints: ["https://192.0.2.9:2379"], keyFile: /etc/k } }',
+    says: ['6:72: pairs.rack1.arbiter.etcd.keyFile: needs certFile, too'],
+  },
+  {
+    what: 'an etcd certificate for an etcd that asks for none',
+    from: 'arbiter: operator',
+    to: 'arbiter: { etcd: { endpoints: ["http://192.0.2.9:2379"], certFile: /etc/c, keyFile: /etc/k } }',
+    says: [
+      '6:36: pairs.rack1.arbiter.etcd.endpoints.0: asks for no certificate such as certFile; use https',
+    ],
+  },
+  {
     what: 'a password file on the controller',
     from: 'arbiter: operator',
     to: 'arbiter: { etcd: { endpoints: ["https://192.0.2.9:2379"], user: remus, passwordFile: secret } }',
@@ -465,6 +485,39 @@ const cases: Case[] = [
     from: 'arbiter: operator',
     to: 'arbiter: { fence: { alpha: fence_ipmilan -P, beta: [fence_ipmilan] } }',
     says: ['6:32: pairs.rack1.arbiter.fence.alpha: expected a command line as a list of arguments'],
+  },
+  {
+    what: 'a fence agent with a short option',
+    from: 'arbiter: operator',
+    to: 'arbiter: { fence: { alpha: [fence_ipmilan, -P], beta: [fence_ipmilan, --lanplus, secret] } }',
+    says: [
+      '6:48: pairs.rack1.arbiter.fence.alpha.1: expected the form --name=value, --name or name=value, which can be given on standard input; write the long form of the option',
+      '6:86: pairs.rack1.arbiter.fence.beta.2: expected the form --name=value, --name or name=value, which can be given on standard input; write the long form of the option',
+    ],
+  },
+  {
+    what: 'a fence agent that starts the machine again',
+    from: 'arbiter: operator',
+    to: 'arbiter: { fence: { alpha: { agent: [fence_ipmilan, --action=reboot] }, beta: [fence_ipmilan] } }',
+    says: [
+      '6:57: pairs.rack1.arbiter.fence.alpha.agent.1: its action is reboot, off is required: a machine that is started again is no proof that it has stopped; leave --action out, or make it off',
+    ],
+  },
+  {
+    what: 'a fence delay for both hosts',
+    from: 'arbiter: operator',
+    to: 'arbiter: { fence: { alpha: { agent: [fence_a], delay: 15s }, beta: { agent: [fence_b], delay: 15s } } }',
+    says: [
+      '6:99: pairs.rack1.arbiter.fence.beta.delay: only one of the hosts may have a delay: with both, both are switched off after a cut',
+    ],
+  },
+  {
+    what: 'a fence delay of an hour',
+    from: 'arbiter: operator',
+    to: 'arbiter: { fence: { alpha: { agent: [fence_a], delay: 60m }, beta: [fence_b] } }',
+    says: [
+      '6:59: pairs.rack1.arbiter.fence.alpha.delay: 60m is more than 5m: nothing of the guest is heard until then after a failure',
+    ],
   },
   {
     what: 'a link that is none',

@@ -158,8 +158,16 @@ const arbiters: [string, Arbiter][] = [
     { kind: 'ssh', user: 'remus', host: '192.0.2.1', port: 2222, directory: '/srv/claims' },
   ],
   [
-    '{ fence: { beta: [/usr/sbin/fence_pdu, -n, "2"], alpha: [fence_pdu] } }',
-    { kind: 'fence', agents: { alpha: ['fence_pdu'], beta: ['/usr/sbin/fence_pdu', '-n', '2'] } },
+    '{ fence: { beta: [/usr/sbin/fence_pdu, --plug=2, lanplus=1], alpha: [fence_pdu] } }',
+    { kind: 'fence', agents: { alpha: ['fence_pdu'], beta: ['/usr/sbin/fence_pdu', '--plug=2', 'lanplus=1'] } },
+  ],
+  [
+    '{ fence: { alpha: { agent: [fence_pdu], delay: 15s }, beta: { agent: [fence_pdu] } } }',
+    { kind: 'fence', agents: { alpha: ['fence_pdu'], beta: ['fence_pdu'] }, delaysMs: { alpha: 15_000 } },
+  ],
+  [
+    '{ etcd: { endpoints: ["https://192.0.2.9:2379"], certFile: /etc/c, keyFile: /etc/k } }',
+    { kind: 'etcd', endpoints: ['https://192.0.2.9:2379'], certFile: '/etc/c', keyFile: '/etc/k' },
   ],
 ];
 
