@@ -1,0 +1,68 @@
+/**
+ * The simulator as a program: `npm run sim -- --seed N --steps N`. Runs seeds one after the other, from the given one
+ * on, until so many steps are taken; ends with exit code 1 at the first violation, and where an effect was never
+ * crashed at.
+ *
+ *     --seed N      the first seed; by default a fresh one, which is printed
+ *     --steps N     steps in all (events of virtual time); default 3,000,000
+ *     --run-steps N steps of one seed; default 20,000
+ *     --trace       with one seed: what happens, line by line
+ *     --no-holes    an effect that was never crashed at does not fail the run
+ */
+import { randomInt } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { Coverage } from './coverage.js';
+import { simulate } from './simulate.js';
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: 'string' },
+    steps: { type: 'string', default: '3000000' },
+    'run-steps': { type: 'string', default: '20000' },
+    trace: { type: 'boolean', default: false },
+    'no-holes': { type: 'boolean', default: false },
+  },
+});
+
+const print = (line: string): void => void process.stdout.write(`${line}\n`);
+const number = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 0) throw new Error(`${text} is no number`);
+  return value;
+};
+
+const first = values.seed === undefined ? randomInt(1 << 30) : number(values.seed);
+const runSteps = number(values['run-steps']);
+const steps = values.trace ? 1 : number(values.steps);
+print(`first seed ${first}, ${steps} steps`);
+const coverage = new Coverage();
+const sum = { steps: 0, episodes: 0, checkpoints: 0, failovers: 0, virtualMs: 0, runs: 0 };
+const startedMs = performance.now();
+let failed = false;
+for (let seed = first; sum.steps < steps && !failed; seed++) {
+  const result = await simulate(seed, { steps: runSteps, ...(values.trace ? { trace: print } : {}) });
+  coverage.merge(result.coverage);
+  sum.runs++;
+  for (const key of ['steps', 'episodes', 'checkpoints', 'failovers', 'virtualMs'] as const) sum[key] += result[key];
+  if (result.violation === null) continue;
+  failed = true;
+  print(`seed ${seed}: ${result.violation.message}`);
+  print(`again: npm run sim -- --seed ${seed} --run-steps ${runSteps} --trace`);
+}
+const seconds = (performance.now() - startedMs) / 1000;
+const rate = (count: number): string => Math.round(count / seconds).toLocaleString('en');
+print(
+  `${sum.runs} seeds, ${sum.episodes} episodes of faults, ${sum.failovers} failovers, ${sum.checkpoints} checkpoints, ` +
+    `${sum.steps} steps, ${Math.round(sum.virtualMs / 1000)} s of virtual time in ${seconds.toFixed(1)} s`,
+);
+print(`${rate(sum.checkpoints)} checkpoints with faults a second, ${rate(sum.steps)} steps a second`);
+const holes = coverage.holes();
+print(`${coverage.inputs.size} pairs of phase and input, ${coverage.effects.size} effects; never crashed at: ${holes.length}`);
+if (!values.trace) {
+  for (const counts of [coverage.inputs, coverage.effects, coverage.crashes]) {
+    print('');
+    for (const [key, count] of [...counts].sort(([a], [b]) => (a < b ? -1 : 1))) print(`${String(count).padStart(9)} ${key}`);
+  }
+}
+if (!values.trace) for (const hole of holes) print(`never crashed at: ${hole}`);
+process.exitCode = failed || (holes.length > 0 && !values['no-holes'] && !values.trace) ? 1 : 0;
