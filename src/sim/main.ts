@@ -38,6 +38,7 @@ print(`first seed ${first}, ${steps} steps`);
 const coverage = new Coverage();
 const sum = { steps: 0, episodes: 0, checkpoints: 0, failovers: 0, virtualMs: 0, runs: 0 };
 const startedMs = performance.now();
+const startedCpu = process.cpuUsage();
 let failed = false;
 for (let seed = first; sum.steps < steps && !failed; seed++) {
   const result = await simulate(seed, { steps: runSteps, ...(values.trace ? { trace: print } : {}) });
@@ -50,12 +51,14 @@ for (let seed = first; sum.steps < steps && !failed; seed++) {
   print(`again: npm run sim -- --seed ${seed} --run-steps ${runSteps} --trace`);
 }
 const seconds = (performance.now() - startedMs) / 1000;
-const rate = (count: number): string => Math.round(count / seconds).toLocaleString('en');
+const used = process.cpuUsage(startedCpu);
+const cpuSeconds = (used.user + used.system) / 1e6;
+const rate = (count: number): string => Math.round(count / cpuSeconds).toLocaleString('en');
 print(
   `${sum.runs} seeds, ${sum.episodes} episodes of faults, ${sum.failovers} failovers, ${sum.checkpoints} checkpoints, ` +
-    `${sum.steps} steps, ${Math.round(sum.virtualMs / 1000)} s of virtual time in ${seconds.toFixed(1)} s`,
+    `${sum.steps} steps, ${Math.round(sum.virtualMs / 1000)} s of virtual time in ${seconds.toFixed(1)} s (${cpuSeconds.toFixed(1)} s of processor)`,
 );
-print(`${rate(sum.checkpoints)} checkpoints with faults a second, ${rate(sum.steps)} steps a second`);
+print(`${rate(sum.checkpoints)} checkpoints with faults and ${rate(sum.steps)} steps a second of processor`);
 const holes = coverage.holes();
 print(`${coverage.inputs.size} pairs of phase and input, ${coverage.effects.size} effects; never crashed at: ${holes.length}`);
 if (!values.trace) {

@@ -14,13 +14,11 @@ const MISSED = 0.03;
 export class ModelXl {
   readonly owner: Owner;
   readonly #world: World;
-  readonly #term: Term;
   readonly #host: Host;
   readonly #sender: SenderProcess;
 
   constructor(world: World, term: Term, sender: SenderProcess, unit: Owner) {
     this.#world = world;
-    this.#term = term;
     this.#host = term.primary;
     this.#sender = sender;
     this.owner = new Owner('xl', unit);
@@ -104,9 +102,6 @@ export class ModelXl {
       return;
     }
     const isHeld = !random.chance(MISSED);
-    if (isHeld && this.#term.firstSnapshot === null && this.#sender.state.phase === 'running') {
-      this.#term.firstSnapshot = snapshot.ordinal;
-    }
     this.#write({ kind: 'begin', isHeld }, () => this.#pages(1 + random.below(2), () => this.#finish(snapshot)));
   }
 }

@@ -47,8 +47,8 @@ export interface Term {
   session: string;
   primary: Host;
   backup: Host;
-  /** Ordinal of the first snapshot with marks: what was sent before it could leave at once. */
-  firstSnapshot: number | null;
+  /** Newest snapshot of which output has left the primary. */
+  leftSnapshot: number;
   /** Ordinal of the last snapshot that was really committed. */
   committed: number;
   committedAtMs: number;
@@ -151,8 +151,9 @@ export class World {
       if (term.backupStarted) this.violation('two', `${host.name} sends, and the copy runs`);
       return;
     }
-    if (packet.snapshot <= term.committed) return;
-    if (term.firstSnapshot === null || packet.snapshot <= term.firstSnapshot) return;
+    term.leftSnapshot = Math.max(term.leftSnapshot, packet.snapshot);
+    // Before the first commit the backup can't take over; see `committed`.
+    if (packet.snapshot <= term.committed || term.committed === 0) return;
     this.violation(
       'output',
       `packet ${packet.count} of snapshot ${packet.snapshot} left ${host.name}, committed is ${term.committed}`,
@@ -165,6 +166,12 @@ export class World {
       return;
     }
     this.checkpoints++;
+    if (term.committed === 0 && term.leftSnapshot > snapshot.ordinal && !term.primaryOpened) {
+      this.violation(
+        'output',
+        `the first commit is of snapshot ${snapshot.ordinal}, and output of ${term.leftSnapshot} has left`,
+      );
+    }
     term.committed = snapshot.ordinal;
     term.committedAtMs = this.time.nowMs;
   }
@@ -302,7 +309,7 @@ export class World {
       session,
       primary,
       backup,
-      firstSnapshot: null,
+      leftSnapshot: 0,
       committed: 0,
       committedAtMs: this.time.nowMs,
       primaryOpened: false,
