@@ -15,7 +15,12 @@ export interface GuestOptions {
   /** Address with prefix length on `xenbr0`; without it the guest has no network. */
   readonly address?: string;
   readonly mac?: string;
+  /** It keeps a ledger (guest/ledger.c), with this pause between two counts. test/lab/ledger-guest.ts lays it. */
+  readonly ledgerPauseMs?: number;
 }
+
+/** The initramfs of the guest with the ledger. */
+export const ledgerRamdisk = `${guestDirectory}/ledger.img`;
 
 /**
  * The guest's xl configuration.
@@ -23,13 +28,18 @@ export interface GuestOptions {
  * `tsc_mode="native"`: the emulated CPU faults on the interception of RDTSCP.
  */
 export function guestConfig(options: GuestOptions): string {
-  const { name, disks = [], address, mac = '00:16:3e:00:00:10' } = options;
-  const extra = `console=hvc0 quiet lab.name=${name}${address === undefined ? '' : ` lab.ip=${address}`}`;
+  const { name, disks = [], address, mac = '00:16:3e:00:00:10', ledgerPauseMs } = options;
+  const extra = [
+    `console=hvc0 quiet lab.name=${name}`,
+    ...(address === undefined ? [] : [`lab.ip=${address}`]),
+    ...(ledgerPauseMs === undefined ? [] : [`LEDGER_MS=${ledgerPauseMs}`]),
+  ].join(' ');
+  const ramdisk = ledgerPauseMs === undefined ? `${guestDirectory}/initrd.img` : ledgerRamdisk;
   return [
     `name = "${name}"`,
     'type = "pvh"',
     `kernel = "${guestDirectory}/vmlinuz"`,
-    `ramdisk = "${guestDirectory}/initrd.img"`,
+    `ramdisk = "${ramdisk}"`,
     `extra = "${extra}"`,
     'memory = 96',
     'vcpus = 1',
