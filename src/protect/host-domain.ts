@@ -10,6 +10,7 @@ import { parseOrder } from '../core/protect/order.js';
 import type { Order } from '../core/protect/order.js';
 import type { Identity } from '../core/protect/types.js';
 import { TLS_CERTIFICATE } from '../core/facts.js';
+import { linkSshOptions } from '../core/setup/ssh.js';
 import { peerCertificatePath, TLS_KEY } from '../core/setup/view.js';
 import type { Route } from '../link/client.js';
 import type { TlsFiles } from '../link/tls.js';
@@ -91,13 +92,14 @@ export function linkSocketPath(domain: string): string {
 }
 
 /** The way from the sender to the receiver. */
-export function routeTo({ domain, peer, runDirectory }: HostDomain): Route {
+export function routeTo({ domain, own, peer, runDirectory }: HostDomain): Route {
   if (domain.link === 'ssh') {
     return {
       kind: 'ssh',
       target: `root@${peer.replication}`,
       remotePath: linkSocketPath(domain.domain),
       directory: runDirectory,
+      options: linkSshOptions(own),
     };
   }
   return { kind: 'tls', host: peer.replication, port: domain.linkPort, tls: tlsFiles(peer.name) };

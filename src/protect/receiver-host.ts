@@ -130,7 +130,11 @@ class ReceiverHost {
     });
     const edges: ReceiverEdges = {
       startCopy: (events) =>
-        startCopy(domain, events, (message, fields) => void this.#log.info(message, { domain, ...fields })),
+        startCopy(domain, events, (text) => {
+          // libxc tells of each checkpoint.
+          const level = /^xc: info: All records (?:buffered|processed)/.test(text) ? 'debug' : 'info';
+          this.#log.log(level, 'xl says', { domain, text });
+        }),
       disks: this.#disks,
       claim: async (onUndecided) => {
         // An operator who has not spoken can't have decided anything that nobody here knows of.

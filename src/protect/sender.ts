@@ -117,6 +117,8 @@ export class Sender {
   #dropsStream = false;
   #gateState: GateState = startGate();
   #openGate: (() => void) | null = null;
+  /** What was sent without waiting for room. */
+  #room: Promise<void>[] = [];
   /** What the checkpoint that has just become whole counts as. */
   #counts: number | 'before' | 'folded' = 'before';
   #epoch = 0;
@@ -237,12 +239,20 @@ export class Sender {
     return effect;
   }
 
+  /**
+   * While the pipe is to become small nothing is waited for but the pipe: a few KiB behind the pages go out as they
+   * come, from memory of their own. Otherwise the bytes are the reader's again when there is room for more.
+   */
   async #send(bytes: Buffer): Promise<void> {
     if (this.#dropsStream || this.#link === null) return;
     this.#sentBytes += bytes.length;
     const timing = this.#timings.get(this.#epoch);
     if (timing !== undefined) timing.bytes += bytes.length;
-    await this.#link.data(this.#epoch, bytes);
+    if (this.#gateState.pipe === 'shrinking') {
+      this.#room.push(this.#link.data(this.#epoch, Buffer.from(bytes)));
+      return;
+    }
+    await Promise.all([...this.#room.splice(0), this.#link.data(this.#epoch, bytes)]);
   }
 
   /** The guest is suspended and stays so until the gate opens. */
@@ -272,7 +282,9 @@ export class Sender {
     const before = this.#state.phase;
     this.#input({ type: 'checkpoint', nowMs: this.#edges.nowMs() });
     if (before !== 'live' && before !== 'running') return;
-    await this.#link?.checkpoint(this.#epoch, this.#counts === 'folded', bytes);
+    const sent = this.#link?.checkpoint(this.#epoch, this.#counts === 'folded', Buffer.from(bytes));
+    if (this.#gateState.pipe === 'shrinking') this.#room.push(sent ?? Promise.resolve());
+    else await sent;
     const timing = this.#timings.get(this.#epoch);
     if (timing !== undefined && timing.sentMs === 0) timing.sentMs = this.#edges.nowMs();
   }

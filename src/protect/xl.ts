@@ -47,13 +47,9 @@ export async function destroyGuest(name: string): Promise<void> {
 }
 
 /** Starts xl for a copy. */
-export function startCopy(
-  domain: string,
-  events: CopyEvents,
-  log: (message: string, fields: Record<string, unknown>) => void,
-): Copy {
+export function startCopy(domain: string, events: CopyEvents, onSaid: (text: string) => void): Copy {
   const child = spawn('xl', ['migrate-receive', '-r'], { stdio: ['pipe', 'pipe', 'pipe'] });
-  return new XlCopy(domain, child, events, log);
+  return new XlCopy(domain, child, events, onSaid);
 }
 
 class XlCopy implements Copy {
@@ -63,18 +59,13 @@ class XlCopy implements Copy {
   #stderr = '';
   readonly #exited: Promise<string>;
 
-  constructor(
-    domain: string,
-    child: ChildProcess,
-    events: CopyEvents,
-    log: (message: string, fields: Record<string, unknown>) => void,
-  ) {
+  constructor(domain: string, child: ChildProcess, events: CopyEvents, onSaid: (text: string) => void) {
     this.#domain = domain;
     this.#child = child;
     child.stdout?.on('data', (bytes: Buffer) => events.back(bytes));
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-STDERR_CHARS_MAX);
-      log('xl says', { text: text.trim() });
+      onSaid(text.trim());
     });
     child.stdin?.on('error', () => undefined);
     this.#exited = new Promise((resolve) => {

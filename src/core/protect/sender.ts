@@ -399,7 +399,8 @@ function decided(state: SenderState, decision: Decision, reason: string): Sender
     waiting: false,
     undecided: null,
   };
-  const why = state.ending === null ? reason : `${state.ending.reason}; ${reason}`;
+  const before = state.ending?.reason ?? reason;
+  const why = before === reason ? reason : `${before}; ${reason}`;
   return {
     state: {
       ...next,
