@@ -107,9 +107,10 @@ export function decideForPrimary(
   reason: string,
   onUndecided: (reason: string) => void,
   decided: (outcome: Outcome) => void,
+  isDecided: () => boolean = () => false,
 ): void {
   let isDone = false;
-  const isOver = (): boolean => isDone || !owner.alive;
+  const isOver = (): boolean => isDone || !owner.alive || isDecided();
   const once = (outcome: Outcome): void => {
     if (isDone) return;
     isDone = true;

@@ -9,7 +9,7 @@ type Fault = (world: World) => void;
 
 /** With how often each is chosen. */
 const FAULTS: [number, Fault][] = [
-  [6, (world) => powerCut(world, 'primary')],
+  [14, (world) => powerCut(world, 'primary')],
   [5, (world) => powerCut(world, 'backup')],
   [3, (world) => world.sender?.owner.die('killed')],
   [3, (world) => world.receiver?.owner.die('killed')],
@@ -61,7 +61,7 @@ export function planFaults(world: World): number {
   }
   if (random.chance(0.6)) world.crashPlan = planCrash(world);
   world.faultChance = random.chance(0.2) ? 0.1 : 0;
-  return atMs + random.between(500, random.chance(0.3) ? 30_000 : 6_000);
+  return atMs + random.between(500, random.chance(0.15) ? 30_000 : 4_000);
 }
 
 function planCrash(world: World): CrashPlan {
@@ -79,7 +79,7 @@ function planCrash(world: World): CrashPlan {
 function powerCut(world: World, who: 'primary' | 'backup'): void {
   const host = world.term[who];
   world.powerCut(host);
-  if (world.random.chance(0.6)) {
+  if (world.random.chance(0.4)) {
     world.time.later(world.random.between(300, 15_000), null, () => world.powerOn(host));
   }
 }

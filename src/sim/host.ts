@@ -46,6 +46,8 @@ export class Host {
   clockRate = 1;
   owner: Owner;
   isUp = true;
+  /** Up, and what is done at boot is not. */
+  isBooting = false;
   guest: ModelGuest | null = null;
   /** Paused, as NAME--incoming. */
   hasCopy = false;
@@ -81,6 +83,7 @@ export class Host {
   powerOn(): void {
     this.owner = new Owner(this.name);
     this.isUp = true;
+    this.isBooting = true;
   }
 }
 

@@ -120,11 +120,16 @@ export class ModelDisk {
       zero: (offset, length) => Promise.resolve(write([Buffer.alloc(length)], offset)),
       flush: () => {
         time.hasPromises = true;
-        const covered = this.#unflushed.filter(({ isDone }) => isDone);
+        const covered = new Set(this.#unflushed.filter(({ isDone }) => isDone));
         return later(() => {
           if (fails('flush')) fail('EIO');
-          for (const { bytes, offset } of covered) bytes.copy(this.#durable, offset);
-          this.#unflushed = this.#unflushed.filter((each) => !covered.includes(each));
+          // What another flush has covered meanwhile is durable already, perhaps with something newer over it.
+          const left: Unflushed[] = [];
+          for (const each of this.#unflushed) {
+            if (covered.has(each)) each.bytes.copy(this.#durable, each.offset);
+            else left.push(each);
+          }
+          this.#unflushed = left;
         });
       },
       close: () => Promise.resolve(),

@@ -73,6 +73,7 @@ export class PlugQueue {
     this.#current = this.#last = this.#toRelease = 0;
     this.#packets = [];
     this.#onDrained = [];
+    this.#isDraining = false;
   }
 
   #drain(): void {

@@ -35,12 +35,6 @@ export class Owner {
     this.#pausedUntilMs = Math.max(this.#pausedUntilMs, untilMs);
   }
 
-  /** For the end of all faults. */
-  wake(): void {
-    this.#pausedUntilMs = 0;
-    for (const child of this.#children) child.wake();
-  }
-
   onDeath(hook: (death: Death) => void): void {
     this.#hooks.push(hook);
   }

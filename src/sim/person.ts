@@ -57,6 +57,7 @@ export class Person {
     }
     if (world.receiverCleanup?.alive === true) return 'the clean-up of the receiver';
     for (const host of hosts) {
+      if (host.isBooting) return `${host.name} is starting`;
       if (host.files.journalActive) return this.#decideJournal(host);
       if (!world.drbd.of(host).isUp) return `DRBD on ${host.name}`;
     }
@@ -159,7 +160,6 @@ export class Person {
     if (asked === undefined) return;
     const isPrimaryThere = term.primary.guest !== null;
     const canCopyStart = world.receiverOn(term.backup, term)?.state.phase === 'claiming';
-    if (!canCopyStart && !isPrimaryThere) return;
     const toBackup = canCopyStart && (!isPrimaryThere || random.chance(0.5));
     const [winner, loser] = toBackup ? [term.backup, term.primary] : [term.primary, term.backup];
     world.say(`the operator decides for ${winner.name}`);

@@ -130,13 +130,13 @@ class Run {
     world.faultChance = 0;
     world.network.mendAll();
     for (const host of world.hosts) {
-      host.owner.wake();
       host.journalDisk.failNext = null;
       for (const disk of host.lvs) disk.failNext = null;
     }
     // With nothing broken protection goes on: it is ended in order, so that the next episode begins anew.
     const { sender } = world;
-    await this.#pass(3_000);
+    await this.#pass(1_500);
+    await this.#until(() => world.pausedUntilMs() <= world.time.nowMs, 60_000, 500);
     if (sender?.owner.alive === true) {
       const { phase } = sender.state;
       if (phase === 'running' || phase === 'holding') {

@@ -104,7 +104,7 @@ export class World {
     for (const host of this.hosts) host.clockRate = random.chance(0.3) ? random.between(0.95, 1.05) : 1;
     this.drbd = new ModelDrbd(this.time, this.network, this.hosts);
     this.drbd.admitsResync = machines.skips.has('before-resync-target');
-    this.intervalMs = random.pick([50, 100, 200]);
+    this.intervalMs = random.pick([25, 50, 100]);
     for (const host of this.hosts) this.drbd.bringUp(this.drbd.of(host), host.lv);
     const [alpha] = this.hosts;
     this.drbd.promote(this.drbd.of(alpha));
@@ -279,6 +279,12 @@ export class World {
     this.drbd.demote(this.drbd.of(this.term.primary));
   }
 
+  /** When everything that was stopped goes on. */
+  pausedUntilMs(): number {
+    const owners = [...this.hosts.map(({ owner }) => owner), this.senderUnit, this.sender?.owner, this.receiver?.owner];
+    return Math.max(0, ...owners.map((owner) => (owner?.alive === true ? owner.pausedUntilMs : 0)));
+  }
+
   takesFault(_what: 'marker' | 'step'): boolean {
     return this.random.chance(this.faultChance);
   }
@@ -295,7 +301,10 @@ export class World {
     this.say(`${host.name} is back`);
     host.powerOn();
     this.network.hostIsBack();
-    this.time.later(this.random.between(100, 1500), host.owner, () => this.recoverJournal(host, true));
+    this.time.later(this.random.between(100, 1500), host.owner, () => {
+      host.isBooting = false;
+      this.recoverJournal(host, true);
+    });
   }
 
   // --- what runs
