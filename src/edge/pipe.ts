@@ -60,6 +60,19 @@ export class PipeError extends Error {
   }
 }
 
+/**
+ * Makes a pipe, both ends closed at exec: a child gets an end as one of its standard streams. What Node itself gives a
+ * child is a socket, and not every program takes the end of one as it takes the end of a pipe.
+ *
+ * @throws PipeError
+ */
+export function makePipe(): { read: number; write: number } {
+  loaded ??= load();
+  const ends = Buffer.alloc(8);
+  if (loaded.pipe2(ends, O_CLOEXEC) !== 0) throw new PipeError('pipe2', koffi.errno());
+  return { read: ends.readInt32LE(0), write: ends.readInt32LE(4) };
+}
+
 /** Owns the reading end's flags, not the descriptor itself. */
 export class PipeReader {
   readonly #libc: ReturnType<typeof load>;

@@ -10,7 +10,7 @@ import { parseOrder } from '../core/protect/order.js';
 import type { Order } from '../core/protect/order.js';
 import type { Identity } from '../core/protect/types.js';
 import { TLS_CERTIFICATE } from '../core/facts.js';
-import { linkSshOptions } from '../core/setup/ssh.js';
+import { linkSocketPath, linkSshOptions } from '../core/setup/ssh.js';
 import { peerCertificatePath, TLS_KEY } from '../core/setup/view.js';
 import type { Route } from '../link/client.js';
 import type { TlsFiles } from '../link/tls.js';
@@ -86,10 +86,7 @@ export function tlsFiles(peer: string): TlsFiles {
   return { certPath: TLS_CERTIFICATE, keyPath: TLS_KEY, peerCertPath: peerCertificatePath(peer) };
 }
 
-/** Where the receiver listens with `link: ssh`. */
-export function linkSocketPath(domain: string): string {
-  return join(Paths.run, domain, 'link.sock');
-}
+export { linkSocketPath };
 
 /** The way from the sender to the receiver. */
 export function routeTo({ domain, own, peer, runDirectory }: HostDomain): Route {

@@ -8,7 +8,10 @@
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
+import { closeSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { parseXlList } from '../core/parse/xen.js';
+import { makePipe } from '../edge/pipe.js';
 import type { GuestEnd } from '../core/protect/types.js';
 import { exec, must } from './exec.js';
 import type { Copy, CopyEvents } from './receiver.js';
@@ -16,7 +19,7 @@ import type { Copy, CopyEvents } from './receiver.js';
 const LIST_MS = 30_000;
 const DESTROY_MS = 60_000;
 const START_MS = 120_000;
-const STDERR_CHARS_MAX = 4_000;
+const STDERR_CHARS_MAX = 2_000;
 
 /** @returns what became of a guest; null while it lives */
 export async function guestEnd(domain: string): Promise<GuestEnd | null> {
@@ -48,13 +51,18 @@ export async function destroyGuest(name: string): Promise<void> {
 
 /** Starts xl for a copy. */
 export function startCopy(domain: string, events: CopyEvents, onSaid: (text: string) => void): Copy {
-  const child = spawn('xl', ['migrate-receive', '-r'], { stdio: ['pipe', 'pipe', 'pipe'] });
-  return new XlCopy(domain, child, events, onSaid);
+  // libxl waits for ever, busily, at the end of a socket: it has to be a pipe.
+  const ends = makePipe();
+  const child = spawn('xl', ['migrate-receive', '-r'], { stdio: [ends.read, 'pipe', 'pipe'] });
+  closeSync(ends.read);
+  const input = new Socket({ fd: ends.write, readable: false, writable: true });
+  return new XlCopy(domain, child, input, events, onSaid);
 }
 
 class XlCopy implements Copy {
   readonly #domain: string;
   readonly #child: ChildProcess;
+  readonly #input: Socket;
   #isWanted = true;
   #stderr = '';
   readonly #exited: Promise<string>;
@@ -62,12 +70,14 @@ class XlCopy implements Copy {
   constructor(domain: string, child: ChildProcess, events: CopyEvents, onSaid: (text: string) => void) {
     this.#domain = domain;
     this.#child = child;
+    this.#input = input;
     child.stdout?.on('data', (bytes: Buffer) => events.back(bytes));
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.#stderr = (this.#stderr + text).slice(-STDERR_CHARS_MAX);
+      const news = text.replace(/^xc: info: All records.*\n/gm, '');
+      this.#stderr = (this.#stderr + news).slice(-STDERR_CHARS_MAX);
       onSaid(text.trim());
     });
-    child.stdin?.on('error', () => undefined);
+    input.on('error', () => undefined);
     this.#exited = new Promise((resolve) => {
       child.on('error', (error) => resolve(`xl could not be started: ${error.message}`));
       child.on('exit', (code, signal) => {
@@ -80,10 +90,9 @@ class XlCopy implements Copy {
   }
 
   write(bytes: Uint8Array): Promise<void> {
-    const { stdin } = this.#child;
-    if (stdin === null || stdin.destroyed) return Promise.reject(new Error('xl no longer reads'));
+    if (this.#input.destroyed) return Promise.reject(new Error('xl no longer reads'));
     return new Promise((resolve, reject) => {
-      stdin.write(bytes, (error) => {
+      this.#input.write(bytes, (error) => {
         if (error) reject(error);
         else resolve();
       });
@@ -92,7 +101,7 @@ class XlCopy implements Copy {
 
   async start(): Promise<void> {
     this.#isWanted = false;
-    this.#child.stdin?.end();
+    this.#input.end();
     const deadline = Date.now() + START_MS;
     // xl stays in the background for the guest's reboots, so what counts is the guest itself.
     for (;;) {
@@ -110,6 +119,7 @@ class XlCopy implements Copy {
     this.#isWanted = false;
     this.#child.kill('SIGKILL');
     await this.#exited;
+    this.#input.destroy();
     await destroyGuest(`${this.#domain}--incoming`);
   }
 }
