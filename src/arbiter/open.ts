@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Arbiter } from '../core/claim/types.js';
 import type { Arbiter as ArbiterSettings } from '../core/model.js';
 import { Paths } from '../core/names.js';
+import { SSH_KEY, SSH_KNOWN_HOSTS } from '../core/setup/ssh.js';
 import type { Log } from '../edge/log.js';
 import { readBootId } from '../edge/term-store.js';
 import { EtcdArbiter } from './etcd.js';
@@ -19,12 +20,6 @@ export interface ArbiterContext {
   log: Log;
 }
 
-/** Made by setup on each host with the arbiter `ssh`. */
-export const ArbiterSshFiles = {
-  identity: `${Paths.etc}/ssh/id_ed25519`,
-  knownHosts: `${Paths.etc}/ssh/known_hosts`,
-} as const;
-
 /**
  * The arbiter for one domain. Nothing is asked of it yet.
  *
@@ -38,11 +33,8 @@ export async function openArbiter(settings: ArbiterSettings, context: ArbiterCon
       return new EtcdArbiter(settings);
     case 'ssh': {
       const { user, host: machine, port, directory: claims } = settings;
-      const { identity: identityFile, knownHosts: knownHostsFile } = ArbiterSshFiles;
-      return new SshArbiter(
-        { user, host: machine, port, directory: claims, identityFile, knownHostsFile },
-        log,
-      );
+      const files = { identityFile: SSH_KEY, knownHostsFile: SSH_KNOWN_HOSTS };
+      return new SshArbiter({ user, host: machine, port, directory: claims, ...files }, log);
     }
     case 'fence': {
       const agent = settings.agents[peer] ?? [];

@@ -3,7 +3,7 @@
  * the way of protection. It changes nothing.
  *
  * Call order: connect and observe every host; measure each pair's link in both directions, one after the
- * other so that they don't disturb each other; decide (`core/check.ts`). A host that can't be reached is a
+ * other so that they don't disturb each other; let each host that has the program ask its arbiter; decide (`core/check.ts`). A host that can't be reached is a
  * point that failed, and the others are checked all the same.
  */
 import Table from 'cli-table3';
@@ -18,10 +18,12 @@ import {
   type LinkMeasurement,
   type Verdict,
 } from '../core/check.js';
+import type { ReachAnswer } from '../core/claim/types.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { type HostFacts, parseFacts, probeCommands } from '../core/facts.js';
 import { layoutsOfHost } from '../core/layout.js';
 import type { Config, DomainLayout, HostConfig, Pair } from '../core/model.js';
+import { Paths } from '../core/names.js';
 import { parsePing } from '../core/parse/network.js';
 import { parseClock } from '../core/parse/system.js';
 import { ParseError } from '../core/parse/text.js';
@@ -102,7 +104,8 @@ export async function runCheck(
       return outcome.value;
     });
     const clocks = Object.fromEntries([...observed].map(([name, { clock }]) => [name, clock]));
-    const results = check(config.pairs, layouts, guests, readings, { links, clocks });
+    const arbiters = await reachArbiters(config, layouts, observed, progress);
+    const results = check(config.pairs, layouts, guests, readings, { links, clocks, arbiters });
     return { results, exitCode: checkExitCode(results, readings) };
   } finally {
     await Promise.allSettled(opened.map((host) => host.close()));
@@ -156,6 +159,60 @@ function readClock(host: string, text: string): number {
     if (!(error instanceof ParseError)) throw error;
     throw new OperatorError(`${host}: ${error.message}. Nothing was changed.`, ExitCode.failed, error);
   }
+}
+
+/** Each host is asked by its own program, with its own keys and files, as it would ask at a failure. */
+async function reachArbiters(
+  config: Config,
+  layouts: readonly DomainLayout[],
+  observed: ReadonlyMap<string, Observed>,
+  progress: Progress,
+): Promise<Record<string, ReachAnswer>> {
+  const asked = config.pairs.flatMap((pair) => {
+    const domain = layouts.find((layout) => layout.pair.name === pair.name)?.domain.name;
+    const asks = ['etcd', 'ssh', 'fence'].includes(pair.arbiter.kind) && domain !== undefined;
+    return asks ? pair.hosts.flatMap(({ name }) => (observed.has(name) ? [{ name, domain }] : [])) : [];
+  });
+  if (asked.length === 0) return {};
+  progress.state(`asking ${asked.length} hosts for their arbiters`);
+  const outcomes = await eachHost(asked, async ({ name, domain }) => {
+    const host = observed.get(name)?.host;
+    const result = (await host?.probe(new Map([['reach', reachCommand(domain)]])))?.get('reach');
+    return result === undefined ? undefined : readReach(result);
+  });
+  const answers: Record<string, ReachAnswer> = {};
+  for (const outcome of outcomes) {
+    const { name } = outcome.item;
+    if ('error' in outcome) {
+      const reading = readingOf(outcome.error);
+      if (!reading.reached) answers[name] = { reached: false, reason: reading.reason };
+    } else if (outcome.value !== undefined) {
+      answers[name] = outcome.value;
+    }
+  }
+  return answers;
+}
+
+/** Only where setup has been: before that there is no program to ask. */
+function reachCommand(domain: string): string[] {
+  const command = ['-maxdepth', '0', '-exec', Paths.command, 'arbiter-reach', domain, ';'];
+  return ['find', `${Paths.domains}/${domain}.json`, ...command];
+}
+
+/** @returns undefined where there is no program to ask */
+function readReach({ stdout, stderr }: { stdout: string; stderr: string }): ReachAnswer | undefined {
+  if (stdout.trim() === '') {
+    if (stderr.startsWith('find:') && stderr.includes('No such file or directory')) return undefined;
+    return { reached: false, reason: failureOf('remus-drbd arbiter-reach', 1, stderr) };
+  }
+  try {
+    const { reached, detail, reason } = (JSON.parse(stdout) ?? {}) as Record<string, unknown>;
+    if (reached === true && typeof detail === 'string') return { reached, detail };
+    if (reached === false && typeof reason === 'string') return { reached, reason };
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+  }
+  return { reached: false, reason: `its answer is not understood: ${stdout.trim().slice(0, 200)}` };
 }
 
 async function measurePair(

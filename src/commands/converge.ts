@@ -20,6 +20,8 @@ import type { Progress } from '../edge/progress.js';
 export interface PairWork {
   pair: Pair;
   layouts: DomainLayout[];
+  /** Machines that hosts log in on and whose host key the controller doesn't know, in words. */
+  unknownMachines: string[];
   /** What the guests' own configurations say, by domain. */
   guests: Record<string, GuestReading>;
   /** By host name. */

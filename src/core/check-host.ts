@@ -4,8 +4,11 @@
  */
 import { finding, type Finding } from './check.js';
 import { type HostFacts, REQUIRED_MODULES, REQUIRED_PACKAGES, XEN_SCRIPTS } from './facts.js';
-import type { DomainLayout, Engine, Pair } from './model.js';
-import { Paths } from './names.js';
+import type { ReachAnswer } from './claim/types.js';
+import type { Arbiter, DomainLayout, Engine, Pair } from './model.js';
+import { mapperPath, Paths } from './names.js';
+import { isRefused } from './parse/lvm-filter.js';
+import { arbiterAdvice } from './setup/ssh.js';
 
 /** The oldest versions that this was tried with (LAB: Debian 12), or that are known to have what is used. */
 const XEN_MIN = '4.17';
@@ -52,6 +55,8 @@ export function hostFindings(facts: HostFacts, layouts: readonly DomainLayout[])
     globalFileFinding(facts),
     ...XEN_SCRIPTS.map((path) => scriptFinding(facts, path)),
     drbdConfigurationFinding(facts),
+    drbdServiceFinding(facts),
+    lvmFilterFinding(facts, layouts),
   ];
 }
 
@@ -304,6 +309,61 @@ function drbdConfigurationFinding({ drbdConfigured }: HostFacts): Finding {
     `drbdadm dump-xml: ${drbdConfigured.reason}`,
     needed,
     'mend the file that it names: with one broken file drbdadm does nothing for any resource',
+  );
+}
+
+/** The distribution's unit, which takes all resources up at boot and down again, ours too. */
+function drbdServiceFinding({ units }: HostFacts): Finding {
+  const id = 'drbd-service';
+  const needed = 'drbd.service not enabled: remus-drbd@ brings our resources up';
+  if (!units.known) return finding(id, 'warn', `systemctl: ${units.reason}`, needed, 'use a host with systemd');
+  const state = units.value['drbd.service']?.fileState ?? '';
+  const enabled = state.startsWith('enabled');
+  return finding(
+    id,
+    enabled ? 'warn' : 'pass',
+    state === '' ? 'there is none' : state,
+    needed,
+    'systemctl disable drbd.service, unless resources of others need it: it would also bring ours up where their ' +
+      'journal could not be recovered, and stopping it takes them away from under running guests',
+  );
+}
+
+/** What guests have on their disks is theirs: a volume group in there must never be activated in dom0. */
+function lvmFilterFinding({ lvmFilters }: HostFacts, layouts: readonly DomainLayout[]): Finding {
+  const id = 'lvm-filter';
+  const needed = "LVM in dom0 leaves the guests' disks alone";
+  const mend =
+    'in /etc/lvm/lvm.conf, section devices: global_filter = [ "r|^/dev/drbd|", "r|^/dev/mapper/remus-|" ] ' +
+    "(with what is in it already, and no a|.*| behind it), else dom0 takes a guest's own volume group for one of its own";
+  if (!lvmFilters.known) return finding(id, 'warn', `lvmconfig: ${lvmFilters.reason}`, needed, mend);
+  const filters = lvmFilters.value;
+  const devices = layouts.flatMap(({ domain, volumes }) =>
+    volumes.flatMap(({ minor, volume, mapper }) => {
+      const drbd = [`/dev/drbd${minor}`, `/dev/drbd/by-res/${domain.name}/${volume}`];
+      return domain.engine === 'protocol-d' ? [drbd] : [drbd, [mapperPath(mapper), `/dev/disk/by-id/dm-name-${mapper}`]];
+    }),
+  );
+  const taken = devices.filter((names) => isRefused(filters, names) !== true).map(([path]) => path);
+  return finding(
+    id,
+    taken.length === 0 ? 'pass' : 'warn',
+    taken.length === 0 ? 'its filters refuse them' : `its filters let through: ${taken.slice(0, 4).join(', ')}`,
+    needed,
+    mend,
+  );
+}
+
+/** What a host says of its pair's arbiter. */
+export function arbiterReachFinding(arbiter: Arbiter, answer: ReachAnswer, facts: HostFacts): Finding {
+  return finding(
+    'arbiter-reach',
+    answer.reached ? 'pass' : 'fail',
+    answer.reached ? answer.detail : answer.reason,
+    'an arbiter that this host can ask: while it can’t, nothing goes on after a loss',
+    arbiter.kind === 'ssh' && facts.sshPublicKey.known
+      ? `mend what the reason says; if it lets nobody in: ${arbiterAdvice(arbiter, facts.host, facts.sshPublicKey.value)}`
+      : 'mend what the reason says, from this host',
   );
 }
 

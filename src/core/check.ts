@@ -6,7 +6,7 @@
  * this one. Nothing here guesses: what could not be found out never passes.
  */
 import { guestFindings, guestMemoryFindings } from './check-guest.js';
-import { hostFindings, pairFindings } from './check-host.js';
+import { arbiterReachFinding, hostFindings, pairFindings } from './check-host.js';
 import {
   clockFindings,
   clocksFitFindings,
@@ -14,6 +14,7 @@ import {
   replicationAddressFindings,
 } from './check-network.js';
 import { storageFindings, storagePairFindings } from './check-storage.js';
+import type { ReachAnswer } from './claim/types.js';
 import { ExitCode } from './errors.js';
 import type { HostFacts } from './facts.js';
 import { layoutsOfHost } from './layout.js';
@@ -82,6 +83,8 @@ export interface Measurements {
   links: LinkMeasurement[];
   /** By host. */
   clocks: Readonly<Record<string, ClockMeasurement>>;
+  /** By host: what it says of its pair's arbiter; only of hosts that have the program. */
+  arbiters?: Readonly<Record<string, ReachAnswer>>;
 }
 
 /** A finding; what to do is dropped where nothing has to be done. */
@@ -129,6 +132,8 @@ export function check(
         replicationAddressFindings(host, facts, peerReading?.reached ? peerReading.facts : undefined),
         host.name,
       );
+      const arbiter = measurements.arbiters?.[host.name];
+      if (arbiter) add([arbiterReachFinding(pair.arbiter, arbiter, facts)], host.name);
       const clock = measurements.clocks[host.name];
       if (clock) add(clockFindings(clock, facts), host.name);
       for (const layout of layoutsHere) add(storageFindings(layout, facts), host.name, layout.domain.name);

@@ -25,10 +25,12 @@ import { parseDmsetup } from './parse/dm.js';
 import { parseDrbdmeta, parseDrbdUtilsVersion, parseEvents2, parseProcDrbd } from './parse/drbd.js';
 import { parseDumpXml } from './parse/drbdxml.js';
 import { LVM_OPTIONS, LVS_COLUMNS, parseLvs, parseVgs, VGS_COLUMNS } from './parse/lvm.js';
+import { type LvmFilters, parseLvmFilters } from './parse/lvm-filter.js';
 import { parseIpAddresses, parseListeners } from './parse/network.js';
 import * as system from './parse/system.js';
-import { ParseError } from './parse/text.js';
+import { linesOf, ParseError } from './parse/text.js';
 import { parseXlInfo, parseXlList } from './parse/xen.js';
+import { SSH_KEY } from './setup/ssh.js';
 
 /** Something that a tool said, or why it said nothing. */
 export type Fact<T> =
@@ -335,6 +337,8 @@ export interface HostFacts {
   metaData: Record<string, MetaDataState>;
   dm: Fact<DmDevice[]>;
   blockDevices: Fact<BlockDevice[]>;
+  /** Where dom0's LVM looks for volume groups. */
+  lvmFilters: Fact<LvmFilters>;
   /** Empty where the module is not loaded. */
   drbdRunning: Fact<RunningResource[]>;
   /** All resources in the host's configuration, foreign ones too. */
@@ -354,6 +358,13 @@ export interface HostFacts {
   timeSynchronised: Fact<boolean>;
   /** The certificate that setup made for this host. */
   certificate: Fact<Certificate>;
+  /** Of the key with which this host logs in at the arbiter and at its peer: `ssh-ed25519 BASE64`. */
+  sshPublicKey: Fact<string>;
+}
+
+/** The units that run while a domain is protected: on its primary, and on its backup. */
+export function protectionUnits(domain: string): [string, string] {
+  return [`remus-sender@${domain}.service`, `remus-receiver@${domain}.service`];
 }
 
 /** Where setup puts the host's own certificate. */
@@ -493,8 +504,9 @@ export function probeCommands(
     'show',
     '--property=Id,LoadState,ActiveState,UnitFileState',
     ...UNITS,
-    ...own.map((l) => unitName(l.domain.name)),
+    ...own.flatMap(({ domain: { name } }) => [unitName(name), ...protectionUnits(name)]),
   );
+  add('lvmconfig', 'lvmconfig', '--typeconfig', 'full', 'devices/filter', 'devices/global_filter');
   add('ss', 'ss', '-Hltn');
   add('ip', 'ip', '-json', 'addr');
   add('autostart', 'grep', '-HRZE', '^[[:space:]]*name[[:space:]]*=', '/etc/xen/auto');
@@ -511,6 +523,9 @@ export function probeCommands(
     '-fingerprint',
     '-sha256',
   );
+
+  // The empty passphrase, so that it never asks for one.
+  add('ssh-key', 'ssh-keygen', '-y', '-P', '', '-f', SSH_KEY);
 
   for (const { volumes } of own) {
     for (const volume of volumes) {
@@ -643,6 +658,7 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
     metaData: each('drbdmeta', metaDataState),
     dm: dmInfo.known ? fact('dmsetup-table', (table) => parseDmsetup(dmInfo.value, table)) : dmInfo,
     blockDevices: fact('lsblk', parseLsblk),
+    lvmFilters: fact('lvmconfig', parseLvmFilters),
     drbdRunning: drbdRunning(result('events2')),
     drbdConfigured: fact('drbdadm-dump-xml', parseDumpXml),
     units: fact('units', system.parseUnits),
@@ -657,7 +673,16 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
     autostart: system.parseAutostart(result('autostart').stdout),
     timeSynchronised: fact('timedatectl', system.parseTimeSync),
     certificate: fact('certificate', system.parseCertificate),
+    sshPublicKey: fact('ssh-key', parsePublicKey),
   };
+}
+
+/** What `ssh-keygen -y` prints: the public key, and perhaps a comment. */
+function parsePublicKey(text: string): string {
+  const [line] = linesOf('ssh-keygen', text);
+  const key = line === undefined ? undefined : /^(ssh-ed25519 [A-Za-z0-9+/]+={0,2})(?: .*)?$/.exec(line.text);
+  if (key?.[1] !== undefined) return key[1];
+  throw new ParseError('ssh-keygen', 'a public key of type ssh-ed25519 is expected', line?.text ?? '', 1);
 }
 
 function firstLine(text: string): string {

@@ -15,6 +15,7 @@ export const fileTools: [string, Tool][] = [
   ['stat', stat],
   ['head', head],
   ['rm', remove],
+  ['chmod', changeMode],
   ['install', install],
   ['mkdir', makeDirectories],
   ['find', find],
@@ -86,6 +87,16 @@ function remove(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResu
   return printed('');
 }
 
+function changeMode(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+  const [mode = '', ...paths] = args;
+  for (const path of paths) {
+    const file = machine.files.read(path);
+    if (file === undefined) return failed(1, `chmod: cannot access '${path}': ${NO_SUCH_FILE}`);
+    machine.files.write(path, file.content, Number.parseInt(mode, 8));
+  }
+  return printed('');
+}
+
 /** `install -d -m MODE PATH...` */
 function install(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
   const [directory, option, mode, ...paths] = args;
@@ -127,17 +138,6 @@ async function find(machine: EmbeddedMachine, args: readonly string[]): Promise<
           .map((one) => `${one}\n`)
           .join('');
       else missing(path);
-    }
-    return result;
-  }
-  if (expression.join(' ') === '! -type d') {
-    for (const path of paths) {
-      if (!machine.files.exists(path)) missing(path);
-      else
-        result.stdout += machine.files
-          .below(path)
-          .map((file) => `${file}\n`)
-          .join('');
     }
     return result;
   }

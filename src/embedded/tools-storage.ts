@@ -27,6 +27,8 @@ export const storageTools: [string, Tool][] = [
   ['perl', sample],
   ['lsblk', lsblk],
   ['dmsetup', dmsetup],
+  // As Debian ships it.
+  ['lvmconfig', () => printed('filter=["a|.*|"]\nglobal_filter=["a|.*|"]\n')],
 ];
 
 function report(args: readonly string[], columns: string, key: string, rows: string[]): EmbeddedResult {

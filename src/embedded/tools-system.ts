@@ -1,5 +1,6 @@
 /** Embedded systemd, dpkg, kmod, openssl, iproute2, ping and Xen's xl, as far as hosts are asked. */
 import { createHash } from 'node:crypto';
+import { dirname } from 'node:path';
 import { Paths } from '../core/names.js';
 import type { EmbeddedMachine, Tool } from './machine.js';
 import { failed, NO_SUCH_FILE, NotModelled, printed } from './results.js';
@@ -25,6 +26,7 @@ export const systemTools: [string, Tool][] = [
   ['systemctl', systemctl],
   ['timedatectl', () => printed('NTPSynchronized=yes\n')],
   ['openssl', openssl],
+  ['ssh-keygen', sshKeygen],
   ['ip', ip],
   ['ss', ss],
   ['ping', ping],
@@ -165,11 +167,12 @@ function dpkgDivert(machine: EmbeddedMachine, args: readonly string[]): Embedded
 
 // --- systemd
 
-const TEMPLATE = /^remus-drbd@(.+)\.service$/;
+const TEMPLATE = /^(remus-(?:drbd|sender|receiver)@)(.+)\.service$/;
 
 /** Text of a unit's file, which for an instance is its template's. */
 function unitText(machine: EmbeddedMachine, name: string): string | undefined {
-  return TEMPLATE.test(name) ? machine.files.text(Paths.unit) : undefined;
+  const [, template] = TEMPLATE.exec(name) ?? [];
+  return template === undefined ? undefined : machine.files.text(`${dirname(Paths.unit)}/${template}.service`);
 }
 
 function systemctl(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
@@ -236,7 +239,7 @@ function enable(machine: EmbeddedMachine, name: string): EmbeddedResult {
 function start(machine: EmbeddedMachine, name: string, unit: Unit, text: string): EmbeddedResult {
   if (unit.active === 'active') return printed('');
   unit.loaded ??= text;
-  const result = remusDevices(machine, ['up', TEMPLATE.exec(name)?.[1] ?? '']);
+  const result = remusDevices(machine, ['up', TEMPLATE.exec(name)?.[2] ?? '']);
   unit.active = result.exitCode === 0 ? 'active' : 'failed';
   if (result.exitCode === 0) return printed('');
   return failed(
@@ -254,7 +257,7 @@ function disable(machine: EmbeddedMachine, name: string): EmbeddedResult {
   if (unit === undefined) return printed('');
   unit.enabled = false;
   if (unit.active !== 'active') return printed('');
-  const result = remusDevices(machine, ['down', TEMPLATE.exec(name)?.[1] ?? '']);
+  const result = remusDevices(machine, ['down', TEMPLATE.exec(name)?.[2] ?? '']);
   // A oneshot unit whose ExecStop fails has failed, and systemctl doesn't tell.
   unit.active = result.exitCode === 0 ? 'inactive' : 'failed';
   delete unit.loaded;
@@ -311,6 +314,25 @@ function openssl(machine: EmbeddedMachine, args: readonly string[]): EmbeddedRes
     default:
       throw new NotModelled(`openssl ${args[0]}`);
   }
+}
+
+/** Makes a key, or prints the public one of a key. Its base64 is of a text that says what it is. */
+function sshKeygen(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+  const path = args[args.indexOf('-f') + 1] ?? '';
+  const { files } = machine;
+  if (args.includes('-y')) {
+    const key = files.read(path);
+    if (key === undefined) return failed(255, `${path}: ${NO_SUCH_FILE}`);
+    const [, body] = /^-----BEGIN EMBEDDED SSH KEY-----\n(.*)\n/.exec(key.content.toString('latin1')) ?? [];
+    if (body === undefined || key.mode !== 0o600) return failed(255, `Load key "${path}": error in libcrypto`);
+    return printed(`ssh-ed25519 ${body} remus-drbd:${machine.name}\n`);
+  }
+  if (!args.includes('-t') || args[args.indexOf('-N') + 1] !== '') throw new NotModelled(`ssh-keygen ${args[0]}`);
+  if (files.read(path) !== undefined) return failed(1, `${path} already exists.\nOverwrite (y/n)? `);
+  const body = Buffer.from(`embedded ${machine.unique('ssh key')}`).toString('base64');
+  files.write(path, Buffer.from(`-----BEGIN EMBEDDED SSH KEY-----\n${body}\n`), 0o600);
+  files.write(`${path}.pub`, Buffer.from(`ssh-ed25519 ${body}\n`), 0o644);
+  return printed('');
 }
 
 // --- Network

@@ -3,11 +3,12 @@
  * configurations, a client key and known_hosts, and the work that the real commands make of it. The
  * controller's code and its SSH are the real ones; only the hosts behind them are embedded.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pairWorks } from '../commands/context.js';
 import type { Dependencies, PairWork } from '../commands/converge.js';
+import { parseKnownHosts } from '../core/knownhosts.js';
 import type { HostConfig } from '../core/model.js';
 import { Paths } from '../core/names.js';
 import { textFile, type DesiredFile } from '../core/setup/files.js';
@@ -28,6 +29,8 @@ export interface WorldOptions {
   /** One way, between the controller and the hosts. */
   delayMs?: number;
   volumeGroups?: MachineOptions['volumeGroups'];
+  /** More lines of every pair's configuration, such as `link: ssh`. */
+  pairLines?: readonly string[];
   limits?: Partial<SshLimits>;
 }
 
@@ -46,11 +49,13 @@ export class EmbeddedWorld {
   readonly pairs: readonly EmbeddedPair[];
   readonly #log: Log;
   readonly #limits: Partial<SshLimits>;
+  readonly #pairLines: readonly string[];
 
-  private constructor(folder: string, pairs: readonly EmbeddedPair[], limits: Partial<SshLimits>) {
+  private constructor(folder: string, pairs: readonly EmbeddedPair[], options: WorldOptions) {
     this.folder = folder;
     this.pairs = pairs;
-    this.#limits = limits;
+    this.#limits = options.limits ?? {};
+    this.#pairLines = options.pairLines ?? [];
     this.#log = createLog({ level: 'error', json: false });
   }
 
@@ -74,7 +79,7 @@ export class EmbeddedWorld {
     }
     await writeFile(join(folder, 'id_ed25519'), key.private, { mode: 0o600 });
     await writeFile(join(folder, 'known_hosts'), pairs.map((pair) => pair.knownHosts).join(''));
-    const world = new EmbeddedWorld(folder, pairs, options.limits ?? {});
+    const world = new EmbeddedWorld(folder, pairs, options);
     await world.configure(options.disks ?? ['{ vdev: xvda, volumeGroup: vg0, size: 1GiB }']);
     return world;
   }
@@ -92,6 +97,7 @@ export class EmbeddedWorld {
         );
       }
       lines.push(
+        ...this.#pairLines.map((line) => `    ${line}`),
         '    domains:',
         `      ${name}:`,
         `        config: ${name}.cfg`,
@@ -114,7 +120,9 @@ export class EmbeddedWorld {
 
   async load(): Promise<{ loaded: Loaded; works: PairWork[] }> {
     const loaded = await loadConfiguration(this.configFile);
-    return { loaded, works: pairWorks(loaded, await loadAssets(), [STAND_IN_PROGRAM]) };
+    const file = join(this.folder, 'known_hosts');
+    const known = parseKnownHosts(await readFile(file, 'utf8'), file);
+    return { loaded, works: pairWorks(loaded, await loadAssets(), [STAND_IN_PROGRAM], known.lines) };
   }
 
   /** What the real commands need, with a connection over real SSH. */

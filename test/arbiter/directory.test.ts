@@ -31,6 +31,7 @@ contract(test, () => ({
   open: () => Promise.resolve(new DirectoryArbiter(directory)),
   cut: () => Promise.resolve(renameSync(directory, `${directory}.away`)),
   mend: () => Promise.resolve(renameSync(`${directory}.away`, directory)),
+  races: 100,
   termsAtOnce: 10,
 }));
 

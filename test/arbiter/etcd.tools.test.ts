@@ -47,6 +47,7 @@ contract(three, () => ({
   open: () => Promise.resolve(new EtcdArbiter(settings)),
   cut: () => cluster.kill([0, 1]),
   mend: () => cluster.startMembers([0, 1]),
+  races: 100,
   termsAtOnce: 10,
 }));
 

@@ -164,6 +164,8 @@ export function goodFacts(host: 'alpha' | 'beta'): HostFacts {
     autostart: {},
     timeSynchronised: known(true),
     certificate: failed('no such file'),
+    lvmFilters: known({ filter: ['a|.*|'], globalFilter: ['r|^/dev/drbd|', 'r|^/dev/mapper/remus-|'] }),
+    sshPublicKey: failed('no such file'),
   };
 }
 

@@ -57,7 +57,7 @@ test('every tool is understood, on a new host and on one that is set up', async 
     const unknown = Object.entries(facts as unknown as Record<string, Partial<Fact<never>> | undefined>)
       .filter(([, fact]) => fact?.known === false)
       .map(([name]) => name);
-    assert.equal(unknown, state === 'new' ? ['certificate'] : []);
+    assert.equal(unknown, state === 'new' ? ['certificate', 'sshPublicKey'] : ['sshPublicKey']);
     assert.is(facts.nodeName, 'embedded-1a');
     if (state === 'new') await setUp();
   }

@@ -2,7 +2,8 @@
  * The plan of `setup`: from what was observed of a pair's two hosts to the next round of steps.
  *
  * Order, because each needs the one before:
- *   host:    directories, diversions, files, systemd's reload, modules, certificate, the peer's certificate
+ *   host:    directories, diversions, files, systemd's reload, modules, certificate, the peer's certificate, keys
+ *            for SSH and the peer's key
  *   domain:  LVs, zeroes on new ones, device-mapper devices, meta-data, the unit (which brings DRBD up)
  *   both:    connected, then the decision who has the data, then the first sync
  *
@@ -11,6 +12,9 @@
  * only where both sides are known to be zero, and that knowledge (the tag `zeroed`) is taken away before
  * anything can rely on it twice. Nothing here ever promotes by force a resource that either side has data
  * in according to DRBD.
+ *
+ * Nothing of a domain is changed while it is protected: two hosts that read two configurations in one term could
+ * ask two arbiters.
  */
 import { ExitCode, OperatorError, OperatorErrors } from '../errors.js';
 import { changeProblems } from './change.js';
@@ -32,8 +36,18 @@ import {
 } from '../names.js';
 import { formatSize } from '../units.js';
 import { textFile, type DesiredFile } from './files.js';
-import { commandStep, LONG_MS, MEDIUM_MS, type Round, type Step, type Wait } from './step.js';
-import { known, peerCertificatePath, running, TLS_KEY, type HostView, type Views } from './view.js';
+import {
+  linkKeyLine,
+  linkSocketPath,
+  needsSshKey,
+  ROOT_SSH,
+  SSH_DIRECTORY,
+  SSH_KEY,
+  SSH_PUBLIC_KEY,
+  withKeyLines,
+} from './ssh.js';
+import { authorizedKeysStep, commandStep, LONG_MS, MEDIUM_MS, type Round, type Step, type Wait } from './step.js';
+import { known, peerCertificatePath, protectionOn, running, TLS_KEY, type HostView, type Views } from './view.js';
 
 /** What one pair has to look like. */
 export interface Desired {
@@ -92,11 +106,12 @@ function viewOf(views: Views, host: string): HostView {
 function hostLane(desired: Desired, views: Views, host: HostConfig, options: PlanOptions): Step[] {
   refuseChanges(desired, viewOf(views, host.name));
   const lane = new Lane(views);
-  planDirectories(lane, host.name);
+  planDirectories(lane, host.name, desired);
   planDiversions(lane, host.name, desired);
   planFiles(lane, host.name, desired);
   planModules(lane, host.name);
   planCertificates(lane, host.name, desired);
+  planSsh(lane, host.name, desired);
   for (const layout of desired.layouts) {
     // The original module is driven by whoever has it; its devices are not ours to make.
     if (layout.domain.engine === 'protocol-d') continue;
@@ -105,7 +120,31 @@ function hostLane(desired: Desired, views: Views, host: HostConfig, options: Pla
     planMetaData(lane, host.name, layout, options);
     planUnit(lane, host.name, layout);
   }
+  refuseProtected(desired, views, lane.steps);
   return lane.steps;
+}
+
+/** Whatever of a domain's steps is harmless under a running protection isn't worth finding out under one. */
+function refuseProtected(desired: Desired, views: Views, steps: readonly Step[]): void {
+  const problems = desired.layouts.flatMap(({ domain: { name }, hosts }) => {
+    const [step, ...more] = steps.filter(({ domain }) => domain === name);
+    if (step === undefined) return [];
+    const reasons = hosts.flatMap((host) => {
+      const reason = protectionOn(viewOf(views, host.name), name);
+      return reason === undefined ? [] : [`${reason} on ${host.name}`];
+    });
+    if (reasons.length === 0) return [];
+    const others = more.length === 0 ? '' : ` and ${more.length} more`;
+    return [
+      new OperatorError(
+        `${name} on ${step.host}: can't be changed while it is protected (${reasons.join(', ')}); needed would be: ` +
+          `${step.title}${others}; nothing was changed. Run "remus-drbd unprotect ${name}" first, then setup, ` +
+          `then protect.`,
+        ExitCode.refused,
+      ),
+    ];
+  });
+  if (problems.length > 0) throw new OperatorErrors(problems);
 }
 
 /** Nothing of a domain is touched while a part of its change can't be made. */
@@ -124,18 +163,35 @@ function refuseChanges(desired: Desired, view: HostView): void {
   if (problems.length > 0) throw new OperatorErrors(problems);
 }
 
-function planDirectories(lane: Lane, host: string): void {
-  const mode = lane.view(host).tls.directoryMode;
+function planDirectories(lane: Lane, host: string, desired: Desired): void {
+  const { tls, ssh } = lane.view(host);
+  addDirectory(lane, host, Paths.tls, tls.directoryMode, (view) => {
+    view.tls.directoryMode = 0o700;
+  });
+  if (!needsSshKey(desired.pair)) return;
+  addDirectory(lane, host, SSH_DIRECTORY, ssh.directoryMode, (view) => {
+    view.ssh.directoryMode = 0o700;
+  });
+}
+
+/** A folder of ours that only root may look into. */
+function addDirectory(
+  lane: Lane,
+  host: string,
+  path: string,
+  mode: number | undefined,
+  made: (view: HostView) => void,
+): void {
   if (mode === 0o700) return;
   lane.add(
     commandStep(
       host,
       undefined,
-      `make ${Paths.tls}`,
+      `make ${path}`,
       mode === undefined ? 'it is not there' : `its mode is ${mode.toString(8)}, 700 is required`,
-      ['install', '-d', '-m', '0700', Paths.tls],
+      ['install', '-d', '-m', '0700', path],
       (view) => {
-        view.tls.directoryMode = 0o700;
+        made(view);
         view.folders[Paths.etc] ??= [];
       },
     ),
@@ -282,6 +338,105 @@ function planCertificates(lane: Lane, host: string, desired: Desired): void {
 
 function peerCertificateFile(peer: string, certificate: string): DesiredFile {
   return textFile(peerCertificatePath(peer), 0o600, certificate);
+}
+
+/** The title of the step that makes a host's key for SSH. */
+export const KEY_TITLE = 'make the key for SSH';
+
+/** Stands for a public key that this run will make, in a dry run. */
+function publicKeyToCome(host: string): string {
+  return `(the public key of ${host}, made in this run)`;
+}
+
+function planSsh(lane: Lane, host: string, desired: Desired): void {
+  const { pair } = desired;
+  if (needsSshKey(pair)) planSshKey(lane, host);
+  const peers = pair.link === 'ssh' ? pair.hosts.filter(({ name }) => name !== host) : [];
+  const lines = peers.flatMap((peer) => {
+    const { publicKey } = lane.view(peer.name).ssh;
+    // Made in this round: the next one sees it.
+    const sockets = desired.layouts.map(({ domain }) => linkSocketPath(domain.name));
+    return publicKey === undefined ? [] : [linkKeyLine(peer, publicKey, sockets)];
+  });
+  // Until the peer has its key, a line for an older one is of no harm, and goes with it.
+  if (lines.length < peers.length) return;
+  const { authorizedKeys, rootDirectory } = lane.view(host).ssh;
+  const text = withKeyLines(authorizedKeys, lines);
+  if (text === undefined) return;
+  if (!rootDirectory) {
+    lane.add(
+      commandStep(
+        host,
+        undefined,
+        `make ${ROOT_SSH}`,
+        'it is not there',
+        ['install', '-d', '-m', '0700', ROOT_SSH],
+        (view) => {
+          view.ssh.rootDirectory = true;
+        },
+      ),
+    );
+  }
+  const why =
+    lines.length > 0 ? 'the key of the peer is not in it' : 'a key is in it that the link does not use';
+  lane.add(authorizedKeysStep(lane.view(host), text, why));
+}
+
+function planSshKey(lane: Lane, host: string): void {
+  const { ssh, files } = lane.view(host);
+  const present = files[SSH_KEY];
+  if (present !== undefined && present.mode !== 0o600) {
+    // ssh-keygen and ssh read no key that others can read, so this comes before any other thought of it.
+    lane.add(
+      commandStep(
+        host,
+        undefined,
+        `make ${SSH_KEY} readable for root only`,
+        `its mode is ${present.mode.toString(8)}, 600 is required`,
+        ['chmod', '0600', SSH_KEY],
+        (view) => {
+          view.files[SSH_KEY] = { ...present, mode: 0o600 };
+        },
+      ),
+    );
+    return;
+  }
+  if (ssh.publicKey !== undefined) return;
+  const { sshPublicKey } = lane.view(host).facts;
+  if (!sshPublicKey.known && sshPublicKey.cause === 'not-installed') {
+    throw new OperatorError(
+      `${host}: ${sshPublicKey.reason}, and the arbiter or the link needs a key for SSH; nothing was changed. ` +
+        `Install it: apt install openssh-client`,
+      ExitCode.refused,
+    );
+  }
+  if (present !== undefined) {
+    lane.add(
+      commandStep(
+        host,
+        undefined,
+        `remove ${SSH_KEY}`,
+        'it is no key that can be read',
+        ['rm', '-f', '--', SSH_KEY, SSH_PUBLIC_KEY],
+        (view) => {
+          delete view.files[SSH_KEY];
+        },
+      ),
+    );
+  }
+  lane.add(
+    commandStep(
+      host,
+      undefined,
+      KEY_TITLE,
+      'there is none',
+      ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', `remus-drbd:${host}`, '-f', SSH_KEY],
+      (view) => {
+        view.ssh.publicKey = publicKeyToCome(host);
+        view.files[SSH_KEY] = { sha256: '', mode: 0o600 };
+      },
+    ),
+  );
 }
 
 /** False when a volume had to be activated first. */

@@ -7,6 +7,7 @@
  * with nothing to do does nothing. Each step can also foretell its effect on the observation, which is how a
  * dry run shows all rounds without touching a host.
  */
+import { AUTHORIZED_KEYS } from './ssh.js';
 import type { HostView, Views } from './view.js';
 
 export type Action =
@@ -66,4 +67,20 @@ export function commandStep(
 ): Step {
   const base = { host, title, reason, action: { kind: 'run' as const, argv }, deadlineMs, effect };
   return domain === undefined ? base : { ...base, domain };
+}
+
+/** Writes root's authorized_keys anew; what is not ours in it is the same as before. */
+export function authorizedKeysStep(view: HostView, text: string, reason: string): Step {
+  const mode = view.files[AUTHORIZED_KEYS]?.mode ?? 0o600;
+  return {
+    host: view.facts.host,
+    title: `write ${AUTHORIZED_KEYS}`,
+    reason,
+    action: { kind: 'write', path: AUTHORIZED_KEYS, mode, content: new TextEncoder().encode(text) },
+    deadlineMs: MEDIUM_MS,
+    effect: (after) => {
+      after.ssh.authorizedKeys = text;
+      after.files[AUTHORIZED_KEYS] = { sha256: '', mode };
+    },
+  };
 }

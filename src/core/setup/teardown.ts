@@ -5,14 +5,29 @@
  * What is kept for a domain is its data, with the DRBD meta-data and the barrier volume that belong to it:
  * a later setup takes up where this one left off, without a new sync. The journal is always removed; it
  * holds nothing while the domain is not protected.
+ *
+ * What also stays, even where the data is deleted, is /var/lib/remus-drbd/DOMAIN/term.json, the number of the last
+ * term. A claim of a term is kept by the arbiter for ever. If a domain that is set up again began at term 1, whoever
+ * went on alone in the old term 1 would be told that it has won, or lost, the new one, without having asked; and the
+ * two hosts could be told so while both are alive.
  */
 import { ExitCode, OperatorError } from '../errors.js';
 import { TLS_CERTIFICATE, XEN_SCRIPTS, type Diversion } from '../facts.js';
 import { Paths, Tags, unitName } from '../names.js';
 import type { DomainLayout } from '../model.js';
 import type { Desired } from './plan.js';
-import { commandStep, MEDIUM_MS, type Round, type Step } from './step.js';
-import { known, peerCertificatePath, running, TLS_KEY, type HostView, type Views } from './view.js';
+import { SSH_KEY, SSH_KNOWN_HOSTS, SSH_PUBLIC_KEY, withKeyLines } from './ssh.js';
+import { authorizedKeysStep, commandStep, MEDIUM_MS, type Round, type Step } from './step.js';
+import {
+  known,
+  peerCertificatePath,
+  protectionOn,
+  running,
+  termPath,
+  TLS_KEY,
+  type HostView,
+  type Views,
+} from './view.js';
 
 export interface TeardownOptions {
   /** The domains to take away. */
@@ -25,11 +40,14 @@ export interface TeardownOptions {
  * The next round for one pair.
  *
  * @param desired what setup would make, with the files of all domains of the pair
- * @throws OperatorError (refused) when a guest still uses a resource
+ * @throws OperatorError (refused) when a domain is protected, or its last term is not decided, or a guest still
+ *   uses its resource
  */
 export function planTeardown(desired: Desired, views: Views, options: TeardownOptions): Round {
   const layouts = desired.layouts.filter((layout) => options.domains.has(layout.domain.name));
   for (const layout of layouts) {
+    // Protection first: under it the guest runs as well, and must not be shut down to be rid of it.
+    for (const { name } of layout.hosts) refuseProtected(layout, viewOf(views, name));
     for (const { name } of layout.hosts) refuseInUse(layout, viewOf(views, name));
   }
   const lanes = desired.pair.hosts.map(({ name }) => {
@@ -45,6 +63,39 @@ function viewOf(views: Views, host: string): HostView {
   const view = views[host];
   if (view === undefined) throw new Error(`no view of ${host}`);
   return view;
+}
+
+function refuseProtected(layout: DomainLayout, view: HostView): void {
+  const domain = layout.domain.name;
+  const { host } = view.facts;
+  const refuse = (why: string, next: string): never => {
+    throw new OperatorError(
+      `${domain} on ${host}: refusing to tear down: ${why}; nothing was changed. ${next}`,
+      ExitCode.refused,
+    );
+  };
+  const protection = protectionOn(view, domain);
+  if (protection !== undefined) {
+    const orElse = protection.endsWith('journal-active is there')
+      ? ` If it says that there is no protection, "systemctl restart ${unitName(domain)}" on ${host} brings what the journal holds to the disks.`
+      : '';
+    refuse(
+      `it is protected there (${protection})`,
+      `End the protection first: remus-drbd unprotect ${domain}.${orElse}`,
+    );
+  }
+  const term = view.terms[domain];
+  if (term === 'unreadable') {
+    refuse(
+      `${termPath(domain)} can't be read, so whether a term is open is not known`,
+      `Look at it; "remus-drbd status" says what else is known.`,
+    );
+  } else if (term?.phase === 'protected') {
+    refuse(
+      `term ${term.term} has not ended there: who went on is not decided, or ${host} does not know it yet`,
+      `Run "remus-drbd recover ${domain}" first.`,
+    );
+  }
 }
 
 function refuseInUse(layout: DomainLayout, view: HostView): void {
@@ -113,8 +164,34 @@ function domainSteps(
       files.map((file) => file.path),
     ),
   );
+  steps.push(...stateSteps(view, domain));
   steps.push(...volumeSteps(layout, view, options));
   return steps;
+}
+
+/** What the programs of a domain have left, except for the number of its last term. */
+function stateSteps(view: HostView, domain: string): Step[] {
+  const { host } = view.facts;
+  const kept = termPath(domain);
+  const paths = [Paths.state, Paths.run].flatMap((folder) => {
+    const inside = view.folders[folder] ?? [];
+    return inside.filter((path) => path.startsWith(`${folder}/${domain}/`) && path !== kept);
+  });
+  if (paths.length === 0) return [];
+  return [
+    commandStep(
+      host,
+      domain,
+      `remove what the protection of ${domain} has left`,
+      `there: ${paths.join(', ')}`,
+      ['rm', '-f', '--', ...paths],
+      (after) => {
+        for (const [folder, inside] of Object.entries(after.folders)) {
+          after.folders[folder] = inside.filter((path) => !paths.includes(path));
+        }
+      },
+    ),
+  ];
 }
 
 function mapped(view: HostView, layout: DomainLayout): boolean {
@@ -206,12 +283,19 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
   const own = [
     TLS_KEY,
     TLS_CERTIFICATE,
+    SSH_KEY,
+    SSH_PUBLIC_KEY,
+    SSH_KNOWN_HOSTS,
     ...desired.pair.hosts.filter((peer) => peer.name !== host).map((peer) => peerCertificatePath(peer.name)),
   ];
   // Without its diversion such a path has the distribution's own file, or its owner's.
   const distributed = divertedPaths.filter((path) => diversionOf(view, path) === undefined);
-  const paths = [...shared, ...own].filter((path) => !distributed.includes(path));
+  const paths = [...new Set([...shared, ...own])].filter((path) => !distributed.includes(path));
   const steps = removeFiles(view, undefined, paths);
+  const authorizedKeys = withKeyLines(view.ssh.authorizedKeys, []);
+  if (authorizedKeys !== undefined) {
+    steps.push(authorizedKeysStep(view, authorizedKeys, 'the key of the peer is in it'));
+  }
   for (const path of divertedPaths) {
     const diversion = diversionOf(view, path);
     if (diversion === undefined) continue;
@@ -242,8 +326,9 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
         `there: ${folders.join(', ')}`,
         ['find', ...folders, '-depth', '-type', 'd', '-empty', '-delete'],
         (after) => {
-          after.folders = {};
+          for (const folder of folders) delete after.folders[folder];
           after.tls.directoryMode = undefined;
+          after.ssh.directoryMode = undefined;
         },
       ),
     );

@@ -5,6 +5,7 @@
 import { ExitCode, OperatorError } from '../errors.js';
 import {
   parseFacts,
+  protectionUnits,
   probeCommands,
   TLS_CERTIFICATE,
   understood,
@@ -16,7 +17,16 @@ import type { DomainLayout } from '../model.js';
 import { Paths, unitName } from '../names.js';
 import { domainFilePath } from '../render.js';
 import { parseInstalled, type InstalledLayout } from './change.js';
+import { parseTerm, RecordError, type TermRecord } from '../claim/term.js';
 import { linesOf } from '../parse/text.js';
+import {
+  AUTHORIZED_KEYS,
+  ROOT_SSH,
+  SSH_DIRECTORY,
+  SSH_KEY,
+  SSH_KNOWN_HOSTS,
+  SSH_PUBLIC_KEY,
+} from './ssh.js';
 
 export const TLS_KEY = `${Paths.tls}/host.key`;
 
@@ -49,6 +59,36 @@ export interface HostView {
     /** The host's certificate in PEM, where it fits the private key. */
     certificate: string | undefined;
   };
+  ssh: {
+    directoryMode: number | undefined;
+    /** Of the host's own key; undefined where there is none, or none that can be read. */
+    publicKey: string | undefined;
+    /** Whether root's ~/.ssh is there. */
+    rootDirectory: boolean;
+    /** Root's authorized_keys, where there is one. */
+    authorizedKeys: string | undefined;
+  };
+  /** By domain: the latest term that the host knows; `unreadable` where it can't be understood. */
+  terms: Record<string, TermRecord | 'unreadable'>;
+}
+
+/** Where a host records the latest term of a domain (edge/term-store.ts). */
+export function termPath(domain: string): string {
+  return `${Paths.state}/${domain}/term.json`;
+}
+
+/**
+ * Why a domain's devices, files and configuration are not to be touched now; undefined where nothing of a
+ * protection is there.
+ */
+export function protectionOn(view: HostView, domain: string): string | undefined {
+  const units = known(view.facts.units, view.facts.host, 'the state of units');
+  for (const unit of protectionUnits(domain)) {
+    const state = units[unit]?.activeState ?? 'inactive';
+    if (state !== 'inactive' && state !== 'failed') return `${unit} is ${state}`;
+  }
+  const marker = `${Paths.state}/${domain}/journal-active`;
+  return view.folders[Paths.state]?.includes(marker) === true ? `${marker} is there` : undefined;
 }
 
 /** A fact that nothing can be planned without. */
@@ -76,7 +116,7 @@ export interface CommandOutput {
 }
 
 /** Folders that are ours alone. */
-const FOLDERS: readonly string[] = [Paths.etc, Paths.lib, Paths.state];
+const FOLDERS: readonly string[] = [Paths.etc, Paths.lib, Paths.state, Paths.run];
 
 const SETUP = 'setup ';
 
@@ -96,18 +136,22 @@ export function viewCommands(
     commands.set(SETUP + key, argv);
   };
   const peers = layouts.flatMap(({ hosts }) => hosts.map(({ name }) => name)).filter((name) => name !== host);
-  const all = [...paths, TLS_KEY, TLS_CERTIFICATE, ...[...new Set(peers)].map(peerCertificatePath)];
+  const own = [TLS_KEY, TLS_CERTIFICATE, SSH_KEY, SSH_PUBLIC_KEY, SSH_KNOWN_HOSTS, AUTHORIZED_KEYS];
+  const all = [...new Set([...paths, ...own, ...peers.map(peerCertificatePath)])];
   add('sha256sum', 'sha256sum', '--', ...all);
-  add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, ...FOLDERS, ...all);
+  add('stat', 'stat', '-c', '%a %n', '--', Paths.tls, SSH_DIRECTORY, ROOT_SSH, ...FOLDERS, ...all);
   add('inside', 'find', ...FOLDERS, '!', '-type', 'd');
   add('certificate', 'cat', TLS_CERTIFICATE);
   add('certificate-key', 'openssl', 'x509', '-in', TLS_CERTIFICATE, '-noout', '-pubkey');
   add('key', 'openssl', 'pkey', '-in', TLS_KEY, '-pubout');
+  add('authorized-keys', 'cat', AUTHORIZED_KEYS);
   for (const { domain, hosts } of layouts) {
     if (!hosts.some(({ name }) => name === host)) continue;
     add(`installed ${domain.name}`, 'cat', domainFilePath(domain.name));
     add(`adjust ${domain.name}`, 'drbdadm', '--dry-run', 'adjust', domain.name);
-    add(`reload ${domain.name}`, 'systemctl', 'show', '--property=NeedDaemonReload', unitName(domain.name));
+    const units = [unitName(domain.name), ...protectionUnits(domain.name)];
+    add(`reload ${domain.name}`, 'systemctl', 'show', '--property=NeedDaemonReload', ...units);
+    add(`term ${domain.name}`, 'cat', termPath(domain.name));
   }
   return commands;
 }
@@ -135,6 +179,7 @@ function readView(host: string, results: ReadonlyMap<string, CommandOutput>): Ho
   }
   const adjust: HostView['adjust'] = {};
   const installed: HostView['installed'] = {};
+  const terms: HostView['terms'] = {};
   let reloadNeeded = false;
   for (const [key, result] of results) {
     if (key.startsWith(`${SETUP}adjust `)) {
@@ -145,6 +190,9 @@ function readView(host: string, results: ReadonlyMap<string, CommandOutput>): Ho
     if (key.startsWith(`${SETUP}installed `) && result.exitCode === 0) {
       const domain = key.slice(`${SETUP}installed `.length);
       installed[domain] = parseInstalled(domainFilePath(domain), result.stdout);
+    }
+    if (key.startsWith(`${SETUP}term `) && result.exitCode === 0) {
+      terms[key.slice(`${SETUP}term `.length)] = readTerm(result.stdout);
     }
     if (key.startsWith(`${SETUP}reload `)) reloadNeeded ||= /^NeedDaemonReload=yes$/m.test(result.stdout);
   }
@@ -176,7 +224,23 @@ function readView(host: string, results: ReadonlyMap<string, CommandOutput>): Ho
       directoryMode: modes.get(Paths.tls),
       certificate: fits ? certificate.stdout : undefined,
     },
+    ssh: {
+      directoryMode: modes.get(SSH_DIRECTORY),
+      publicKey: facts.sshPublicKey.known ? facts.sshPublicKey.value : undefined,
+      rootDirectory: modes.has(ROOT_SSH),
+      authorizedKeys: of('authorized-keys').exitCode === 0 ? of('authorized-keys').stdout : undefined,
+    },
+    terms,
   };
+}
+
+function readTerm(text: string): TermRecord | 'unreadable' {
+  try {
+    return parseTerm(text);
+  } catch (error) {
+    if (error instanceof RecordError) return 'unreadable';
+    throw error;
+  }
 }
 
 function hasOwnGlobalFile(facts: HostFacts): boolean {

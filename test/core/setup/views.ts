@@ -69,6 +69,7 @@ export function freshView(host: string): HostView {
     metaData: {},
     dm: known([]),
     blockDevices: known([]),
+    lvmFilters: known({ filter: ['a|.*|'], globalFilter: ['r|^/dev/drbd|', 'r|^/dev/mapper/remus-|'] }),
     drbdRunning: known([]),
     drbdConfigured: known([]),
     units: known({}),
@@ -81,6 +82,7 @@ export function freshView(host: string): HostView {
     autostart: {},
     timeSynchronised: known(true),
     certificate: { known: false, cause: 'failed', reason: 'No such file' },
+    sshPublicKey: { known: false, cause: 'failed', reason: 'No such file' },
   };
   return {
     facts,
@@ -91,6 +93,8 @@ export function freshView(host: string): HostView {
     reloadNeeded: false,
     folders: {},
     tls: { directoryMode: undefined, certificate: undefined },
+    ssh: { directoryMode: undefined, publicKey: undefined, rootDirectory: true, authorizedKeys: undefined },
+    terms: {},
   };
 }
 
