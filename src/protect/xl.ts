@@ -67,7 +67,13 @@ class XlCopy implements Copy {
   #stderr = '';
   readonly #exited: Promise<string>;
 
-  constructor(domain: string, child: ChildProcess, events: CopyEvents, onSaid: (text: string) => void) {
+  constructor(
+    domain: string,
+    child: ChildProcess,
+    input: Socket,
+    events: CopyEvents,
+    onSaid: (text: string) => void,
+  ) {
     this.#domain = domain;
     this.#child = child;
     this.#input = input;
