@@ -3,19 +3,13 @@
  * on this machine with stand-ins for Xen, DRBD and tc (`src/embedded/protection`); sender, receiver, link, journal,
  * claim and failover are the real ones. It tells what it does and checks each claim that it makes.
  */
-import Table from 'cli-table3';
 import { randomInt } from 'node:crypto';
 import { ExitCode, OperatorError } from '../core/errors.js';
-import { CUT_POINT_NAMES, CUT_POINTS } from '../embedded/protection/cuts.js';
+import { choosePoint, CUT_POINT_NAMES, CUT_POINTS } from '../embedded/protection/cuts.js';
 import type { CutPoint } from '../embedded/protection/cuts.js';
 import { BREAKS } from '../embedded/protection/jobs.js';
 import type { Break } from '../embedded/protection/jobs.js';
-import { runHostPart } from '../embedded/protection/host-part.js';
-import { runReceiverPart } from '../embedded/protection/receiver-part.js';
-import { runSenderPart } from '../embedded/protection/sender-part.js';
-import { runRounds, tellStory } from '../embedded/protection/story.js';
 import type { Claim, Round } from '../embedded/protection/story.js';
-import { runSetupDemo } from './demo-setup.js';
 
 export interface DemoOutput {
   json: boolean;
@@ -32,37 +26,54 @@ export async function runDemo(
 ): Promise<ExitCode> {
   const { embeddedPart, cutAt, rounds } = options;
   if (embeddedPart !== undefined) return runPart(String(embeddedPart));
-  if (options['setup'] === true) return runSetupDemo(output);
+  if (options['setup'] === true) return (await import('./demo-setup.js')).runSetupDemo(output);
   if (cutAt === 'list') {
     output.print(CUT_POINT_NAMES.map((name) => `${name.padEnd(22)} ${CUT_POINTS[name]}`).join('\n'));
     return ExitCode.ok;
   }
   const seed = readNumber('--seed', options['seed'], 0, SEED_MAX) ?? randomInt(SEED_MAX);
-  const common = { seed, cutAt: readPoint(cutAt), broken: readBreak(), keep: options['keep'] === true };
+  const point = readPoint(cutAt);
+  const common = {
+    seed,
+    cutAt: point === null ? choosePoint : () => point,
+    broken: readBreak(),
+    keep: options['keep'] === true,
+  };
   const wanted = readNumber('--rounds', rounds, 1, ROUNDS_MAX);
   return wanted === null ? runStory(common, output) : runManyRounds({ ...common, rounds: wanted }, output);
 }
 
 interface Common {
   seed: number;
-  cutAt: CutPoint | null;
+  cutAt: (random: () => number) => CutPoint;
   broken: Break | null;
   keep: boolean;
 }
 
+/** Each with its own code only: a host of the story is up the sooner. */
 async function runPart(part: string): Promise<ExitCode> {
-  if (part === 'host') await runHostPart();
-  else if (part === 'sender') await runSenderPart();
-  else if (part === 'receiver') await runReceiverPart();
-  else throw new OperatorError(`--embedded-part ${part}: there is no such part`, ExitCode.usage);
+  switch (part) {
+    case 'host':
+      await (await import('../embedded/protection/host-part.js')).runHostPart();
+      break;
+    case 'sender':
+      await (await import('../embedded/protection/sender-part.js')).runSenderPart();
+      break;
+    case 'receiver':
+      await (await import('../embedded/protection/receiver-part.js')).runReceiverPart();
+      break;
+    default:
+      throw new OperatorError(`--embedded-part ${part}: there is no such part`, ExitCode.usage);
+  }
   // They end by themselves, or with whoever started them.
   return ExitCode.ok;
 }
 
 async function runStory(common: Common, { json, print }: DemoOutput): Promise<ExitCode> {
+  const { tellStory } = await import('../embedded/protection/story.js');
   const claims = await tellStory({ ...common, tell: json ? () => undefined : print });
   if (json) print(JSON.stringify({ embedded: true, seed: common.seed, claims }, null, 2));
-  else print(claimsTable(claims));
+  else print(await claimsTable(claims));
   return claims.every(({ held }) => held) ? ExitCode.ok : ExitCode.failed;
 }
 
@@ -70,6 +81,7 @@ async function runManyRounds(
   common: Common & { rounds: number },
   { json, print }: DemoOutput,
 ): Promise<ExitCode> {
+  const { runRounds } = await import('../embedded/protection/story.js');
   if (!json) print(`An embedded pair; ${common.rounds} failovers, seed ${common.seed}`);
   const rounds = await runRounds({
     ...common,
@@ -90,7 +102,8 @@ function roundText({ round, point, violations, outageMs }: Round): string {
   return [head, ...violations.map((text) => `    VIOLATION: ${text}`)].join('\n');
 }
 
-function claimsTable(claims: readonly Claim[]): string {
+async function claimsTable(claims: readonly Claim[]): Promise<string> {
+  const { default: Table } = await import('cli-table3');
   const table = new Table({
     head: ['embedded pair', 'held', 'found'],
     style: { head: [], border: [] },

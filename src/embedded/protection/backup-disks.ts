@@ -18,7 +18,7 @@ import type { Ipc } from './ipc.js';
 import { DOMAIN } from './jobs.js';
 import type { PartCalls, ReceiverCalls, TermJob } from './jobs.js';
 
-const JOURNAL_BYTES = 64 << 20;
+const JOURNAL_BYTES = 32 << 20;
 
 export interface JournalEvents {
   onMarker(epoch: number): void;

@@ -23,6 +23,11 @@ export const CUT_POINTS = {
 export type CutPoint = keyof typeof CUT_POINTS;
 export const CUT_POINT_NAMES = Object.keys(CUT_POINTS) as CutPoint[];
 
+/** Any of them. @param random from 0 to below 1 */
+export function choosePoint(random: () => number): CutPoint {
+  return CUT_POINT_NAMES[Math.floor(random() * CUT_POINT_NAMES.length)] ?? 'between-checkpoints';
+}
+
 /** Of these the backup knows first, and has the other host cut before it goes on. */
 export const ON_BACKUP: ReadonlySet<CutPoint> = new Set([
   'marker-in-journal',

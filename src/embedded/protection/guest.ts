@@ -2,7 +2,7 @@
  * The embedded guest: keeps a ledger (`core/ledger.ts`) in its memory and on two disks, and answers clients. All that
  * it knows is in its pages, so a copy of them is a copy of it.
  *
- *     page 0              count, as a double
+ *     page 0              count, as a double | clock ticks as a double
  *     page 1              128 requests under way: count double | disks that have not answered u32 | connection u32
  *     pages 2 to 1025     the ledger
  *     the rest            other work: some pages change with each request
@@ -13,6 +13,7 @@
  * of disks) it sees when it runs again, as behind a Xen backend; a restored one sends again each write whose answer it
  * had not seen, as a Xen frontend does.
  */
+import { crc32c } from '@node-rs/crc32';
 import { LEDGER_BLOCK_ENTRIES, ledgerPlace, putLedgerEntry, readLedgerEntries } from '../../core/ledger.js';
 import type { LedgerMemory } from '../../core/ledger.js';
 import { PAGE_BYTES } from '../../core/stream/format.js';
@@ -26,6 +27,7 @@ export const LEDGER_COUNT_MAX = LEDGER_BLOCKS * LEDGER_BLOCK_ENTRIES;
 export const DISK_BYTES = 16 << 20;
 
 const COUNT_PAGE = 0;
+const CLOCK_OFFSET = 8;
 const PENDING_PAGE = 1;
 const LEDGER_PAGE = 2;
 const WORK_PAGE = LEDGER_PAGE + LEDGER_BLOCKS;
@@ -74,7 +76,10 @@ export class EmbeddedGuest {
     return this.#failure;
   }
 
+  /** Its clock has ticked meanwhile, as every guest's does: memory never stays the same. */
   suspend(): void {
+    const page = this.memory.touch(COUNT_PAGE);
+    page.writeDoubleLE(page.readDoubleLE(CLOCK_OFFSET) + 1, CLOCK_OFFSET);
     this.#runs = false;
   }
 
@@ -111,10 +116,10 @@ export class EmbeddedGuest {
     this.memory.touch(COUNT_PAGE).writeDoubleLE(count, 0);
     const pending = { slot, count, missing: ALL_DISKS, connection };
     putPending(this.memory, pending);
+    const work = workOf(token);
     for (let n = 0; n < WORK_PAGES_EACH; n++) {
-      // Any order that comes by all pages will do.
-      const pfn = WORK_PAGE + ((count * 389 + n * 61) % (GUEST_PAGES - WORK_PAGE));
-      fillWork(this.memory.touch(pfn), count, n);
+      const pfn = WORK_PAGE + ((work + n * 61) % (GUEST_PAGES - WORK_PAGE));
+      fillWork(this.memory.touch(pfn), work + n);
     }
     this.#write(pending);
   }
@@ -122,13 +127,14 @@ export class EmbeddedGuest {
   /** Sends the writes of a request to the disks that have not answered. */
   #write({ slot, count, missing }: Pending): void {
     const { block } = ledgerPlace(count);
+    const work = workOf(this.#token(count));
     for (let disk = 0; disk < GUEST_DISKS; disk++) {
       if ((missing & (1 << disk)) === 0) continue;
-      const work = Buffer.alloc(PAGE_BYTES);
-      fillWork(work, count, disk);
+      const bytes = Buffer.alloc(PAGE_BYTES);
+      fillWork(bytes, work + disk);
       const entries = Buffer.from(this.memory.page(LEDGER_PAGE + block));
       Promise.all([
-        this.#devices.write(disk, WORK_OFFSET + (count % WORK_BLOCKS) * PAGE_BYTES, work),
+        this.#devices.write(disk, WORK_OFFSET + (work % WORK_BLOCKS) * PAGE_BYTES, bytes),
         this.#devices.write(disk, block * PAGE_BYTES, entries),
       ]).then(
         () => this.#happen(() => this.#written(slot, count, disk)),
@@ -146,11 +152,14 @@ export class EmbeddedGuest {
       return;
     }
     putPending(this.memory, { ...pending, count: 0 });
-    const { block, offsetBytes } = ledgerPlace(count);
-    const page = this.memory.page(LEDGER_PAGE + block);
-    const token = readLedgerEntries(page, block).get(count);
-    if (token === undefined) throw new Error(`count ${count} at ${offsetBytes} is gone from memory`);
-    this.#devices.send(pending.connection, `${count} ${token}\n`);
+    this.#devices.send(pending.connection, `${count} ${this.#token(count)}\n`);
+  }
+
+  #token(count: number): string {
+    const { block } = ledgerPlace(count);
+    const token = readLedgerEntries(this.memory.page(LEDGER_PAGE + block), block).get(count);
+    if (token === undefined) throw new Error(`embedded guest: count ${count} is gone from memory`);
+    return token;
   }
 }
 
@@ -174,9 +183,17 @@ function putPending(memory: EmbeddedMemory, { slot, count, missing, connection }
   page.writeUInt32LE(connection, at + 12);
 }
 
-function fillWork(page: Buffer, count: number, n: number): void {
+/**
+ * Where a request's other work is, and what. It follows from the token, so that a copy that goes on from an earlier
+ * moment does not by chance write the same again.
+ */
+function workOf(token: string): number {
+  return crc32c(token);
+}
+
+function fillWork(page: Buffer, seed: number): void {
   for (let at = 0; at < page.length; at += 4) {
-    page.writeUInt32LE((Math.imul(count, 0x9e3779b1) + Math.imul(at + n, 0x85ebca6b)) >>> 0, at);
+    page.writeUInt32LE((Math.imul(seed, 0x9e3779b1) + Math.imul(at, 0x85ebca6b)) >>> 0, at);
   }
 }
 

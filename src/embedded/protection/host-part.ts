@@ -3,7 +3,7 @@
  * receiver are its children, in its process group, so that a signal to the group is a power cut.
  */
 import type { ChildProcess } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, randomInt } from 'node:crypto';
 import { rm, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import type { AddressInfo, Server, Socket } from 'node:net';
@@ -16,6 +16,7 @@ import { GUEST_DISKS, LEDGER_BLOCKS, readMemoryLedger } from './guest.js';
 import type { EmbeddedGuest } from './guest.js';
 import { BANNER, EmbeddedHypervisor } from './hypervisor.js';
 import type { IncomingGuest } from './hypervisor.js';
+import type { EmbeddedMemory } from './memory.js';
 import { Ipc } from './ipc.js';
 import type {
   ControllerCalls,
@@ -37,6 +38,9 @@ import { XL_SOCKET } from './receiver-part.js';
 /** So many blocks behind the last count are looked at, too: what is there would be ahead of memory. */
 const LOOK_AHEAD_BLOCKS = 64;
 
+/** They are kept in 32 bits; so many connections more are never made. */
+const CONNECTION_MAX = 0x7fff_ffff;
+
 export async function runHostPart(): Promise<void> {
   const host = new EmbeddedHost(readJob<HostJob>());
   // Without whoever tells its story there is nobody left to end it.
@@ -51,7 +55,8 @@ class EmbeddedHost {
   readonly #mirror: EmbeddedMirror;
   readonly #hypervisor: EmbeddedHypervisor;
   readonly #connections = new Map<number, Socket>();
-  #nextConnection = 1;
+  /** A restored guest still has numbers of the host that it came from: none may be the same. */
+  #nextConnection = randomInt(CONNECTION_MAX);
   #output: EmbeddedOutputBuffer;
   #front: Server | null = null;
   #mirrorPort = 0;
@@ -61,7 +66,7 @@ class EmbeddedHost {
   #copy: { incoming: IncomingGuest; socket: Socket } | null = null;
   #startedWaiters: ((error: Error | null) => void)[] = [];
   #startResult: { error: Error | null } | null = null;
-  #restored: { checkpoint: number; ledger: LedgerFacts } | null = null;
+  #restored: { checkpoint: number; copy: LedgerCopy } | null = null;
 
   constructor(job: HostJob) {
     this.#job = job;
@@ -131,8 +136,12 @@ class EmbeddedHost {
         }
         return sums;
       },
-      ledger: () => this.#ledger(this.#need()),
-      restored: () => this.#restored,
+      ledger: async () => readCopy(await this.#copyLedger(this.#need())),
+      restored: () => {
+        if (this.#restored === null) return null;
+        const { checkpoint, copy } = this.#restored;
+        return { checkpoint, ledger: readCopy(copy) };
+      },
     };
   }
 
@@ -268,7 +277,7 @@ class EmbeddedHost {
     if (this.#mirror.state().role !== 'primary') throw new Error('embedded block script: it is not primary');
     const { guest, checkpoint } = incoming.finish();
     // What is there before its first instruction: memory and disks have to be of one moment.
-    this.#restored = { checkpoint, ledger: await this.#ledger(guest) };
+    this.#restored = { checkpoint, copy: await this.#copyLedger(guest) };
     this.#output = this.#newOutput();
     guest.restart();
   }
@@ -298,24 +307,34 @@ class EmbeddedHost {
     copy?.socket.destroy();
   }
 
-  async #ledger(guest: EmbeddedGuest): Promise<LedgerFacts> {
-    const { count, entries, pending } = readMemoryLedger(guest.memory);
-    const blocks = Math.min(LEDGER_BLOCKS, Math.ceil(count / LEDGER_BLOCK_ENTRIES) + LOOK_AHEAD_BLOCKS);
-    const disks: [number, string][][] = [];
+  async #copyLedger(guest: EmbeddedGuest): Promise<LedgerCopy> {
+    const memory = guest.memory.copy();
+    const blocks = Math.min(LEDGER_BLOCKS, Math.ceil(guest.count / LEDGER_BLOCK_ENTRIES) + LOOK_AHEAD_BLOCKS);
+    const disks: Buffer[] = [];
     for (let disk = 0; disk < GUEST_DISKS; disk++) {
-      const bytes = await this.#mirror.read(disk, 0, blocks * LEDGER_BLOCK_BYTES);
-      disks.push([...readLedgerEntries(bytes)]);
+      disks.push(await this.#mirror.read(disk, 0, blocks * LEDGER_BLOCK_BYTES));
     }
-    return {
-      count,
-      entries: [...entries],
-      pending: [...pending].map(([each, missing]) => [each, [...missing]]),
-      disks,
-    };
+    return { memory, disks };
   }
 
   #log(level: 'info' | 'error', message: string, fields: Record<string, unknown>): void {
     const { host } = this.#job;
     this.#controller.tell('log', { part: 'host', host, atMs: Date.now(), level, message, fields });
   }
+}
+
+/** Of one moment; read later, since reading takes longer than a guest should wait. */
+interface LedgerCopy {
+  memory: EmbeddedMemory;
+  disks: Buffer[];
+}
+
+function readCopy({ memory, disks }: LedgerCopy): LedgerFacts {
+  const { count, entries, pending } = readMemoryLedger(memory);
+  return {
+    count,
+    entries: [...entries],
+    pending: [...pending].map(([each, missing]) => [each, [...missing]]),
+    disks: disks.map((bytes) => [...readLedgerEntries(bytes)]),
+  };
 }

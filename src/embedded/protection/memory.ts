@@ -18,6 +18,12 @@ export class EmbeddedMemory {
     return memory;
   }
 
+  copy(): EmbeddedMemory {
+    const copy = new EmbeddedMemory(this.#pages.length / PAGE_BYTES);
+    this.#pages.copy(copy.#pages);
+    return copy;
+  }
+
   /** For reading. */
   page(pfn: number): Buffer {
     return this.#pages.subarray(pfn * PAGE_BYTES, (pfn + 1) * PAGE_BYTES);

@@ -7,7 +7,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkLedger } from '../../core/ledger.js';
@@ -43,6 +43,10 @@ export type HostName = (typeof HOSTS)[number];
 
 /** Only so that something that hangs ends: the slowest machine is faster. */
 const LIMIT_MS = 120_000;
+
+const MEMORY_FOLDER = '/dev/shm';
+/** Twice what both hosts write. */
+const MEMORY_BYTES_MIN = 256 << 20;
 
 export interface PairOptions {
   intervalMs: number;
@@ -119,7 +123,7 @@ export class ProtectedPair {
 
   /** Makes disks and certificates, and starts both hosts with the guest on the first. */
   static async start(options: PairOptions): Promise<ProtectedPair> {
-    const folder = await mkdtemp(join(tmpdir(), 'remus-drbd-embedded-'));
+    const folder = await mkdtemp(join(await roomyFolder(), 'remus-drbd-embedded-'));
     const pair = new ProtectedPair(folder, options);
     try {
       await pair.#makeFolder();
@@ -173,7 +177,8 @@ export class ProtectedPair {
     if (point === 'between-checkpoints') {
       await this.#kill(host, Date.now());
     } else {
-      await this.#host(ON_BACKUP.has(point) ? this.backup : this.#primary).ipc.call('arm', point);
+      // It may be cut before it can answer.
+      this.#host(ON_BACKUP.has(point) ? this.backup : this.#primary).ipc.tell('arm', point);
       await this.#limited(`the power cut at ${point}`, host.exited);
     }
   }
@@ -266,6 +271,11 @@ export class ProtectedPair {
     };
   }
 
+  /** Of the hosts that are on. */
+  pids(): number[] {
+    return [...this.#hosts.values()].map(({ child }) => child.pid ?? 0);
+  }
+
   /** @returns the state of the host that has the guest */
   status(): Promise<HostStatus> {
     return this.#host(this.#primary).ipc.call('status', null);
@@ -279,7 +289,7 @@ export class ProtectedPair {
     const deadline = performance.now() + LIMIT_MS;
     while (!isSo()) {
       if (this.remusError !== null) throw new Error(`embedded xl remus: ${this.remusError}`);
-      if (performance.now() > deadline) throw new Error(`embedded pair: ${what}: not within ${LIMIT_MS} ms`);
+      if (performance.now() > deadline) throw new Error(this.#tooLate(what));
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, againMs);
         this.#wakers.push(() => {
@@ -456,6 +466,21 @@ export class ProtectedPair {
     }
   }
 
+  /** Everything that helps whoever has to find out why. */
+  #tooLate(what: string): string {
+    const { sender, receiver, mirror } = this;
+    const last = this.log.slice(-12).map((line) => {
+      return `  ${line.host} ${line.part}: ${line.message} ${JSON.stringify(line.fields)}`;
+    });
+    return [
+      `embedded pair: ${what}: not within ${LIMIT_MS} ms; the last that was said:`,
+      `  sender ${sender?.protection ?? 'none'}: ${sender?.reason ?? ''}`,
+      `  receiver ${receiver?.phase ?? 'none'}: ${receiver?.reason ?? ''}`,
+      `  mirror ${JSON.stringify(mirror)}`,
+      ...last,
+    ].join('\n');
+  }
+
   #wake(): void {
     for (const wake of this.#wakers.splice(0)) wake();
   }
@@ -474,6 +499,20 @@ export class ProtectedPair {
       if (timer !== null) clearTimeout(timer);
     }
   }
+}
+
+/**
+ * Memory, where there is enough: a power cut here is the end of processes, not of the kernel with its page cache, so
+ * a disk would only make it slower.
+ */
+async function roomyFolder(): Promise<string> {
+  try {
+    const { bavail, bsize } = await statfs(MEMORY_FOLDER);
+    if (bavail * bsize >= MEMORY_BYTES_MIN) return MEMORY_FOLDER;
+  } catch {
+    // There is none.
+  }
+  return tmpdir();
 }
 
 /** A process and all that it has started. Those that are gone already are none of our business. */

@@ -4,7 +4,7 @@
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { LedgerViolation } from '../../core/ledger.js';
-import { CUT_POINT_NAMES, CUT_POINTS } from './cuts.js';
+import { CUT_POINTS } from './cuts.js';
 import type { CutPoint } from './cuts.js';
 import type { Break } from './jobs.js';
 import { ProtectedPair } from './protected-pair.js';
@@ -18,8 +18,8 @@ export interface Claim {
 
 export interface StoryOptions {
   seed: number;
-  /** Null for a random one. */
-  cutAt: CutPoint | null;
+  /** Where each cut is. */
+  cutAt: (random: () => number) => CutPoint;
   broken: Break | null;
   tell: (text: string) => void;
   /** Leaves the files, and says where. */
@@ -28,7 +28,7 @@ export interface StoryOptions {
 
 const INTERVAL_MS = 50;
 const CLIENTS = 16;
-const THINK_MS = 10;
+const THINK_MS = 25;
 const RATE_EVERY_MS = 500;
 const RATE_LINES = 5;
 const BLOCK_BYTES = 4096;
@@ -44,10 +44,6 @@ export function randomOf(seed: number): () => number {
     mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 0x1_0000_0000;
   };
-}
-
-export function choosePoint(random: () => number): CutPoint {
-  return CUT_POINT_NAMES[Math.floor(random() * CUT_POINT_NAMES.length)] ?? 'between-checkpoints';
 }
 
 class Story {
@@ -95,7 +91,7 @@ export async function tellStory(options: StoryOptions): Promise<Claim[]> {
     pair.clients.start();
     for (let act = 0; act < 2; act++) {
       await protection(pair, story, 2 + 4 * act);
-      await cutAndFailover(pair, story, 3 + 4 * act, options.cutAt ?? choosePoint(random));
+      await cutAndFailover(pair, story, 3 + 4 * act, options.cutAt(random));
       await comeBack(pair, story, 5 + 4 * act);
     }
     tell('');
@@ -127,12 +123,12 @@ async function protection(pair: ProtectedPair, story: Story, number: number): Pr
     await pause(RATE_EVERY_MS);
     const elapsed = (performance.now() - before.atMs) / 1000;
     const { sender } = pair;
-    const answers = (pair.clients.answers.length - before.answers) / elapsed;
+    const rate = (pair.clients.answers.length - before.answers) / elapsed;
     const sent = ((sender?.sentBytes ?? 0) - before.sent) / elapsed;
     const pauseMs = sender?.figures?.p50.pauseMs ?? 0;
     const commitMs = sender?.figures?.p50.commitMs ?? 0;
     story.tell(
-      `   epoch ${pad(sender?.committedEpoch ?? 0, 4)} committed | ${pad(Math.round(answers), 4)} answers/s | ` +
+      `   epoch ${pad(sender?.committedEpoch ?? 0, 4)} committed | ${pad(Math.round(rate), 4)} answers/s | ` +
         `${formatBytes(Math.round(sent)).padStart(9)}/s | guest held ${pauseMs.toFixed(1)} ms | ` +
         `commit after ${commitMs.toFixed(1)} ms (medians)`,
     );
@@ -161,7 +157,8 @@ async function cutAndFailover(
       ? `${failover.answers} answers, each in memory and on both disks; the guest was at count ${failover.count}`
       : violationsText(failover.violations),
   );
-  await answersFrom(pair);
+  // So many that the one who is off misses something.
+  await answers(pair, 20 * CLIENTS);
   const violations = await pair.verify();
   story.claim(
     'the guest goes on where it was, and its counter never went back',
@@ -172,10 +169,10 @@ async function cutAndFailover(
   );
 }
 
-/** Long enough that the one who is off misses something. */
-async function answersFrom(pair: ProtectedPair): Promise<void> {
+/** Waits for so many more. */
+async function answers(pair: ProtectedPair, count: number): Promise<void> {
   const { length } = pair.clients.answers;
-  while (pair.clients.answers.length < length + 20 * CLIENTS) await pair.clients.nextAnswer();
+  while (pair.clients.answers.length < length + count) await pair.clients.nextAnswer();
 }
 
 function tellFailover({ times, epoch, discardedBytes }: Failover, story: Story): void {
@@ -234,9 +231,8 @@ export async function runRounds(options: RoundsOptions): Promise<Round[]> {
       seed: options.seed + done.length,
     });
     try {
-      pair.clients.start();
       for (let each = 0; each < ROUNDS_EACH && done.length < options.rounds; each++) {
-        const round = await oneRound(pair, done.length + 1, options.cutAt ?? choosePoint(random), random);
+        const round = await oneRound(pair, done.length + 1, options.cutAt(random), random);
         done.push(round);
         options.onRound(round);
       }
@@ -253,12 +249,18 @@ async function oneRound(
   point: CutPoint,
   random: () => number,
 ): Promise<Round> {
+  // While processes start there is nothing to be seen, and on a busy machine they start the sooner.
+  pair.clients.stop();
   await pair.protect();
-  await pause(100 + random() * 400);
+  pair.clients.start();
+  await answers(pair, CLIENTS);
+  await pause(100 + random() * 300);
   await pair.cutAt(point);
   const failover = await pair.failedOver();
   const violations = failover.violations.map(({ text }) => `as it was restored: ${text}`);
   violations.push(...(await pair.verify()).map(({ text }) => text), ...pair.clients.nonsense);
+  await answers(pair, CLIENTS);
+  pair.clients.stop();
   await pair.bringBack();
   await pair.resynchronised(() => undefined);
   for (const { name, same } of (await pair.compare()).volumes) {

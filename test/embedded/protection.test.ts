@@ -1,0 +1,37 @@
+/** Protection end to end on the embedded pair: the power is cut in the middle of a checkpoint, to and fro. */
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { existsSync } from 'node:fs';
+import { ProtectedPair } from '../../src/embedded/protection/protected-pair.js';
+import { runRounds } from '../../src/embedded/protection/story.js';
+
+const options = { broken: null, keep: false, onRound: () => undefined };
+
+test('a guest whose host loses power in a checkpoint goes on, with every answer, and both hosts are the same again', async () => {
+  // The two ends of a checkpoint: before the backup has it, and after the primary was told that it has.
+  const points = ['memory-sent', 'output-released'] as const;
+  const seed = Math.floor(Math.random() * 0xffff_ffff);
+  let round = 0;
+  const rounds = await runRounds({
+    ...options,
+    rounds: 2,
+    seed,
+    cutAt: () => points[round++] ?? 'memory-sent',
+  });
+  assert.is(rounds.length, 2);
+  for (const { point, violations } of rounds) {
+    assert.equal(violations, [], `embedded, cut at ${point}, seed ${seed}`);
+  }
+});
+
+test('nothing is left of a pair that was closed', async () => {
+  const pair = await ProtectedPair.start({ intervalMs: 50, clients: 1, thinkMs: 0, broken: null, seed: 1 });
+  const { folder } = pair;
+  const pids = pair.pids();
+  assert.is(pids.length, 2);
+  await pair.close(false);
+  assert.not.ok(existsSync(folder));
+  for (const pid of pids) assert.throws(() => process.kill(pid, 0), /ESRCH/);
+});
+
+test.run();
