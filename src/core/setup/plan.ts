@@ -75,6 +75,7 @@ export function planSetup(desired: Desired, views: Views, options: PlanOptions):
     if (steps.length > 0) joint.push(steps);
     if (wait !== undefined) waits.push(wait);
   }
+  refuseProtected(desired, views, joint.flat());
   return { lanes: joint, waits };
 }
 

@@ -3,9 +3,12 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ExitCode, OperatorError } from '../../../src/core/errors.js';
 import { planSetup, type Desired } from '../../../src/core/setup/plan.js';
+import { Paths } from '../../../src/core/names.js';
+import { textFile } from '../../../src/core/setup/files.js';
+import { SSH_KEY } from '../../../src/core/setup/ssh.js';
 import type { Round } from '../../../src/core/setup/step.js';
 import type { HostView, Views } from '../../../src/core/setup/view.js';
-import { commands, desiredFrom, freshViews, GIB, simulate, titles } from './views.js';
+import { commands, desiredFrom, freshViews, GIB, protect, simulate, titles } from './views.js';
 
 const test = suite('plan of setup');
 const nothing = { overwrite: new Set<string>() };
@@ -448,6 +451,104 @@ test('what can not be changed while a domain is set up is refused, with the way 
   assert.ok(
     commands(planSetup(more, views, nothing).lanes.flat()).some((one) => one.includes('remus-web-1')),
   );
+});
+
+test('a running protection is left alone, and a change of its domain is refused; the host as a whole may change', () => {
+  const desired = desiredFrom();
+  const views = doneViews(desired);
+  protect(views);
+  assert.equal(planSetup(desired, views, nothing), { lanes: [], waits: [] });
+
+  const changed = structuredClone(desired);
+  changed.files['alpha'] = desired.files['alpha']!.map((file) =>
+    file.domain === 'web' ? textFile(file.path, file.mode, 'resource web { net {} }\n', 'web') : file,
+  );
+  refused(
+    () => planSetup(changed, views, nothing),
+    /web on alpha: can't be changed while it is protected \(remus-sender@web\.service is active on alpha, /,
+    /write \/etc\/drbd\.d\/remus-web\.res/,
+    /remus-drbd unprotect web/,
+  );
+  // The same where only the journal is left of it.
+  const left = structuredClone(views);
+  for (const host of ['alpha', 'beta']) {
+    const { units } = left[host]!.facts;
+    if (units.known) {
+      for (const [name, state] of Object.entries(units.value)) {
+        if (/sender|receiver/.test(name)) state.activeState = 'failed';
+      }
+    }
+  }
+  assert.equal(planSetup(desired, left, nothing), { lanes: [], waits: [] });
+  refused(() => planSetup(changed, left, nothing), /journal-active is there on beta/);
+
+  const program = structuredClone(desired);
+  program.files['alpha'] = [...desired.files['alpha']!, textFile(Paths.bundle, 0o755, '// newer\n')];
+  assert.equal(titles(planSetup(program, views, nothing).lanes.flat()), [`write ${Paths.bundle}`]);
+});
+
+test('a unit file of any of the units lets systemd read them again, also after a run that died before it', () => {
+  for (const name of ['remus-drbd@', 'remus-sender@', 'remus-receiver@']) {
+    const desired = desiredFrom();
+    const views = doneViews(desired);
+    const file = textFile(`/etc/systemd/system/${name}.service`, 0o644, '[Unit]\n# newer\n');
+    desired.files['alpha'] = [...desired.files['alpha']!.filter(({ path }) => path !== file.path), file];
+    const steps = simulate(views, planner(desired)).steps;
+    assert.equal(titles(steps), [`write /etc/systemd/system/${name}.service`, 'let systemd read its units again']);
+    views['alpha']!.reloadNeeded = true;
+    assert.equal(titles(simulate(views, planner(desired)).steps), ['let systemd read its units again']);
+  }
+});
+
+const linked = (): Desired => {
+  const desired = desiredFrom();
+  return { ...desired, pair: { ...desired.pair, link: 'ssh' } };
+};
+
+test('with link ssh each host makes a key, and lets that of its peer in, for the link only', () => {
+  const desired = linked();
+  const views = freshViews();
+  for (const host of ['alpha', 'beta']) views[host]!.ssh.authorizedKeys = 'ssh-rsa AAAA admin';
+  views['alpha']!.ssh.rootDirectory = false;
+  const { steps } = simulate(views, planner(desired));
+  assert.equal(
+    titles(steps, 'alpha').filter((title) => /ssh|SSH/.test(title)),
+    ['make /etc/remus-drbd/ssh', 'make the key for SSH', 'make /root/.ssh', 'write /root/.ssh/authorized_keys'],
+  );
+  assert.match(
+    views['alpha']!.ssh.authorizedKeys ?? '',
+    /^ssh-rsa AAAA admin\nrestrict,port-forwarding,permitopen="\[\/run\/remus-drbd\/web\/link\.sock\]:\*",permitlisten="127\.0\.0\.1:1",from="10\.0\.0\.2",command="[^"]*" \(the public key of beta, made in this run\) remus-drbd:beta\n$/,
+  );
+  assert.equal(planSetup(desired, views, nothing), { lanes: [], waits: [] });
+
+  // A host that was installed anew has another key, and its old one goes.
+  views['beta']!.ssh.publicKey = 'ssh-ed25519 NEW';
+  simulate(views, planner(desired));
+  const keys = views['alpha']!.ssh.authorizedKeys ?? '';
+  assert.match(keys, /ssh-ed25519 NEW remus-drbd:beta\n$/);
+  assert.is(keys.match(/remus-drbd:/g)?.length, 1);
+
+  // Back to TLS: what lets the peer in goes.
+  const tls = desiredFrom();
+  assert.equal(titles(planSetup(tls, views, nothing).lanes.flat()), Array(2).fill('write /root/.ssh/authorized_keys'));
+  simulate(views, planner(tls));
+  assert.is(views['alpha']!.ssh.authorizedKeys, 'ssh-rsa AAAA admin\n');
+});
+
+test('a key for SSH that others can read is closed, not made anew; one that is none is; no tool, no change', () => {
+  const desired = linked();
+  const views = doneViews(desired);
+  const { ssh, files, facts } = views['alpha']!;
+  files[SSH_KEY] = { sha256: '', mode: 0o644 };
+  ssh.publicKey = undefined;
+  assert.equal(titles(planSetup(desired, views, nothing).lanes.flat()), [`make ${SSH_KEY} readable for root only`]);
+  files[SSH_KEY] = { sha256: '', mode: 0o600 };
+  assert.equal(titles(planSetup(desired, views, nothing).lanes.flat()).slice(0, 2), [
+    `remove ${SSH_KEY}`,
+    'make the key for SSH',
+  ]);
+  facts.sshPublicKey = { known: false, cause: 'not-installed', reason: 'ssh-keygen is not installed' };
+  refused(() => planSetup(desired, views, nothing), /ssh-keygen is not installed/, /nothing was changed/);
 });
 
 test.run();

@@ -2,10 +2,11 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ExitCode, OperatorError } from '../../../src/core/errors.js';
+import { protectionUnits } from '../../../src/core/facts.js';
 import { planSetup, type Desired } from '../../../src/core/setup/plan.js';
 import { planTeardown } from '../../../src/core/setup/teardown.js';
 import type { Views } from '../../../src/core/setup/view.js';
-import { commands, desiredFrom, freshViews, simulate, titles } from './views.js';
+import { commands, desiredFrom, freshViews, protect, simulate, titles } from './views.js';
 
 const test = suite('plan of teardown');
 
@@ -144,6 +145,77 @@ test('setup after it takes the kept data up again without a new sync', () => {
     ),
     [],
   );
+});
+
+function refusedFor(act: () => unknown, ...words: RegExp[]): void {
+  try {
+    act();
+  } catch (error) {
+    assert.instance(error, OperatorError);
+    assert.is((error as OperatorError).exitCode, ExitCode.refused);
+    for (const word of words) assert.match((error as OperatorError).message, word);
+    return;
+  }
+  assert.unreachable('it was not refused');
+}
+
+test('refused while a domain is protected, while its journal may hold data, and while its term is open', () => {
+  const desired = desiredFrom();
+  const views = setUp(desired);
+  protect(views);
+  const plan = (): unknown => planTeardown(desired, views, options());
+  const unitsOf = (host: string) => {
+    const { units } = views[host]!.facts;
+    return units.known ? units.value : {};
+  };
+  refusedFor(plan, /web on alpha: .*\(remus-sender@web\.service is active\)/, /unprotect web/);
+  unitsOf('alpha')['remus-sender@web.service']!.activeState = 'deactivating';
+  refusedFor(plan, /remus-sender@web\.service is deactivating/);
+  unitsOf('alpha')['remus-sender@web.service']!.activeState = 'inactive';
+  refusedFor(plan, /term 3 has not ended there/, /remus-drbd recover web/);
+  views['alpha']!.terms['web'] = 'unreadable';
+  refusedFor(plan, /term\.json can't be read/);
+  delete views['alpha']!.terms['web'];
+  refusedFor(plan, /web on beta: .*remus-receiver@web\.service is active/);
+  unitsOf('beta')['remus-receiver@web.service']!.activeState = 'failed';
+  refusedFor(plan, /web on beta: .*journal-active is there/, /systemctl restart remus-drbd@web\.service/);
+});
+
+test('what a protection has left goes, but the number of its last term stays, even when the data is deleted', () => {
+  const desired = desiredFrom();
+  const views = setUp(desired);
+  protect(views);
+  for (const host of ['alpha', 'beta']) {
+    const { units, guests, drbdRunning } = views[host]!.facts;
+    if (units.known) for (const unit of protectionUnits('web')) delete units.value[unit];
+    if (guests.known) guests.value.length = 0;
+    if (drbdRunning.known) for (const resource of drbdRunning.value) resource.role = 'Secondary';
+    const state = views[host]!.folders['/var/lib/remus-drbd']!;
+    views[host]!.folders['/var/lib/remus-drbd'] = state.filter((path) => !path.endsWith('journal-active'));
+    const term = views[host]!.terms['web'];
+    if (typeof term === 'object') views[host]!.terms['web'] = { ...term, phase: 'ended', outcome: 'agreed' };
+  }
+  const { steps, ended } = simulate(views, (now) => planTeardown(desired, now, options(['web'])));
+  assert.ok(ended);
+  assert.ok(
+    commands(steps).includes('rm -f -- /var/lib/remus-drbd/web/gate /run/remus-drbd/web/order.json'),
+    commands(steps).join('\n'),
+  );
+  for (const host of ['alpha', 'beta']) {
+    assert.equal(views[host]!.folders, { '/var/lib/remus-drbd': ['/var/lib/remus-drbd/web/term.json'] });
+  }
+});
+
+test('keys for SSH go with the last domain, and lines of others in authorized_keys stay', () => {
+  const plain = desiredFrom();
+  const desired: Desired = { ...plain, pair: { ...plain.pair, link: 'ssh' } };
+  const views = freshViews();
+  views['beta']!.ssh.authorizedKeys = '# by hand\nssh-rsa AAAA admin\n';
+  assert.ok(simulate(views, (now) => planSetup(desired, now, { overwrite: new Set() })).ended);
+  assert.match(views['beta']!.ssh.authorizedKeys, /remus-drbd:alpha/);
+  assert.ok(simulate(views, (now) => planTeardown(desired, now, options())).ended);
+  assert.is(views['beta']!.ssh.authorizedKeys, '# by hand\nssh-rsa AAAA admin\n');
+  assert.equal(Object.keys(views['beta']!.files), ['/root/.ssh/authorized_keys']);
 });
 
 test.run();

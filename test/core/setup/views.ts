@@ -139,3 +139,43 @@ export function commands(steps: readonly Step[]): string[] {
     step.action.kind === 'run' ? step.action.argv.join(' ') : `write ${step.action.path}`,
   );
 }
+
+/** Makes of views after setup what they are while `web` runs protected on alpha, with its journal on beta. */
+export function protect(views: Views): void {
+  const [alpha, beta] = [views['alpha']!, views['beta']!];
+  for (const [view, unit] of [
+    [alpha, 'remus-sender@web.service'],
+    [beta, 'remus-receiver@web.service'],
+  ] as const) {
+    const { units } = view.facts;
+    if (units.known) units.value[unit] = { loadState: 'loaded', activeState: 'active', fileState: 'static' };
+  }
+  const { guests, drbdRunning } = alpha.facts;
+  if (guests.known) guests.value.push({ name: 'web', id: 1, memoryBytes: 0, vcpus: 1, state: '-b----' });
+  for (const view of [alpha, beta]) {
+    const running = view === alpha ? drbdRunning : view.facts.drbdRunning;
+    if (!running.known) continue;
+    for (const resource of running.value) {
+      if (view === alpha) resource.role = 'Primary';
+      else for (const peer of resource.connections) peer.peerRole = 'Primary';
+    }
+  }
+  const { dm } = beta.facts;
+  if (dm.known) {
+    for (const [index, device] of dm.value.entries()) {
+      for (const segment of device.segments) segment.target = { device: `43:${index}`, offsetSector: 0 };
+    }
+  }
+  for (const view of [alpha, beta]) {
+    const files = ['term.json', ...(view === beta ? ['gate', 'journal-active'] : [])];
+    view.folders[Paths.state] = files.map((name) => `${Paths.state}/web/${name}`);
+    view.folders[Paths.run] = [`${Paths.run}/web/order.json`];
+    view.terms['web'] = {
+      term: 3,
+      session: 'abcdef01',
+      role: view === alpha ? 'primary' : 'backup',
+      phase: 'protected',
+      boot: '11111111-2222-3333-4444-555555555555',
+    };
+  }
+}
