@@ -213,6 +213,10 @@ export function goodInput(): CheckInput {
         alpha: { offsetMs: 3, uncertaintyMs: 2 },
         beta: { offsetMs: -5, uncertaintyMs: 2 },
       },
+      arbiters: {
+        alpha: { reached: true, detail: '3 of 3 etcd endpoints decide' },
+        beta: { reached: true, detail: '3 of 3 etcd endpoints decide' },
+      },
     },
   };
 }

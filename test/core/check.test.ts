@@ -81,6 +81,9 @@ test('a pair with nothing wrong passes in every point', () => {
       'block-drbd',
       'block-drbd-probe',
       'drbd-configuration',
+      'drbd-service',
+      'lvm-filter',
+      'arbiter-reach',
       'memory',
       'replication-address',
       'clock',
@@ -1382,6 +1385,67 @@ test('versions and addresses are compared by what they mean', () => {
   assert.ok(compareVersions('6.1.0-41-amd64', '6.1') === 0);
   assert.ok(sameAddress('fd00::2', 'FD00:0:0::0002'));
   assert.not(sameAddress('10.0.0.1', '10.0.0.10'));
+});
+
+function only(input: CheckInput, id: string, host: string): CheckResult {
+  const found = run(input).filter((result) => result.id === id && result.host === host);
+  assert.is(found.length, 1);
+  return found[0]!;
+}
+
+test('an arbiter that a host cannot reach fails there, with the reason, and for ssh with what to do on it', () => {
+  const input = goodInput();
+  input.measurements.arbiters = {
+    alpha: { reached: false, reason: 'etcd gave no answer' },
+    beta: { reached: true, detail: 'it decides' },
+  };
+  const lost = only(input, 'arbiter-reach', 'alpha');
+  assert.is(lost.verdict, 'fail');
+  assert.is(lost.found, 'etcd gave no answer');
+  assert.is(only(input, 'arbiter-reach', 'beta').verdict, 'pass');
+  assert.is(checkExitCode(run(input), readingsOf(input)), 1);
+
+  input.config.pairs[0]!.arbiter = { kind: 'ssh', user: 'arb', host: '192.0.2.9', port: 22, directory: '/srv/c' };
+  input.alpha.sshPublicKey = known('ssh-ed25519 AAAA');
+  assert.match(
+    only(input, 'arbiter-reach', 'alpha').mend,
+    /on 192\.0\.2\.9, .*install -d -o arb \/srv\/c.*authorized_keys of arb: restrict ssh-ed25519 AAAA remus-drbd:alpha$/,
+  );
+  // Not asked, as before setup: no point.
+  delete input.measurements.arbiters;
+  assert.not.ok(run(input).some(({ id }) => id === 'arbiter-reach'));
+});
+
+test('a dom0 whose LVM looks into guests\' disks is warned of', () => {
+  for (const [filter, globalFilter, verdict] of [
+    [['a|.*|'], ['a|.*|'], 'warn'],
+    [['a|.*|'], ['r|^/dev/drbd|', 'r|^/dev/mapper/remus-|'], 'pass'],
+    [['a|^/dev/sda|', 'r|.*|'], ['a|.*|'], 'pass'],
+    [['a|.*|'], ['r|^/dev/drbd|'], 'warn'],
+    // The other name of the device is taken.
+    [['a|.*|'], ['r|^/dev/drbd|', 'r|^/dev/mapper/remus-|', 'a|.*|'], 'warn'],
+    [['a|.*|'], ['r|(|', 'r|.*|'], 'warn'],
+  ] as const) {
+    const input = goodInput();
+    input.alpha.lvmFilters = known({ filter: [...filter], globalFilter: [...globalFilter] });
+    const found = only(input, 'lvm-filter', 'alpha');
+    assert.is(found.verdict, verdict, `${filter} ${globalFilter}: ${found.found}`);
+    if (verdict === 'warn') assert.match(found.mend, /global_filter/);
+  }
+  const input = goodInput();
+  input.alpha.lvmFilters = notInstalled('lvmconfig');
+  assert.is(only(input, 'lvm-filter', 'alpha').verdict, 'warn');
+});
+
+test('a drbd.service that is enabled is warned of', () => {
+  const input = goodInput();
+  input.alpha.units = known({
+    ...valueOf(input.alpha.units),
+    'drbd.service': { loadState: 'loaded', activeState: 'inactive', fileState: 'enabled' },
+  });
+  const found = only(input, 'drbd-service', 'alpha');
+  assert.is(found.verdict, 'warn');
+  assert.match(found.mend, /systemctl disable drbd\.service/);
 });
 
 test.run();
