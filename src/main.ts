@@ -261,6 +261,13 @@ function addRecovery(root: Command): void {
 /** Run by the units on a host, not by people. */
 function addOnHost(root: Command): void {
   root
+    .command('arbiter-reach', { hidden: true })
+    .argument('<domain>')
+    .action(async (domain: string) => {
+      const { runArbiterReach } = await import('./commands/arbiter-reach.js');
+      exitCode = await runArbiterReach(domain, print);
+    });
+  root
     .command('decide', { hidden: true })
     .argument('<domain>')
     .argument('<term>')

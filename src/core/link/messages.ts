@@ -73,7 +73,6 @@ const welcome = z.object({
 export type Welcome = z.output<typeof welcome>;
 
 const refused = z.object({ type: z.literal('refused'), code: RefusalCode, reason: text });
-export type Refused = z.output<typeof refused>;
 
 const helloAnswer = z.discriminatedUnion('type', [welcome, refused]);
 export type HelloAnswer = z.output<typeof helloAnswer>;
@@ -103,7 +102,6 @@ const dropTerm = z.object({ type: z.literal('drop-term'), reason: text });
 
 /** The acknowledgement of a checkpoint. Whoever reads it compares every part. */
 const committed = z.object({ type: z.literal('committed'), domain: name, term, session, epoch: count });
-export type Committed = z.output<typeof committed>;
 
 const state = z.object({ type: z.literal('state'), state: text, reason: text });
 
