@@ -17,7 +17,14 @@ async function withBroken(
   point: CutPoint,
   look: (pair: ProtectedPair, faults: LedgerFault[]) => Promise<void> | void,
 ): Promise<void> {
-  const pair = await ProtectedPair.start({ intervalMs: 50, clients: CLIENTS, thinkMs: 5, broken, seed: 1 });
+  const pair = await ProtectedPair.start({
+    intervalMs: 50,
+    clients: CLIENTS,
+    thinkMs: 5,
+    broken,
+    seed: 1,
+    keep: false,
+  });
   try {
     await pair.protect();
     pair.clients.start();
@@ -30,7 +37,7 @@ async function withBroken(
       violations.map(({ fault }) => fault),
     );
   } finally {
-    await pair.close(false);
+    await pair.close();
   }
 }
 

@@ -25,11 +25,18 @@ test('a guest whose host loses power in a checkpoint goes on, with every answer,
 });
 
 test('nothing is left of a pair that was closed', async () => {
-  const pair = await ProtectedPair.start({ intervalMs: 50, clients: 1, thinkMs: 0, broken: null, seed: 1 });
+  const pair = await ProtectedPair.start({
+    intervalMs: 50,
+    clients: 1,
+    thinkMs: 0,
+    broken: null,
+    seed: 1,
+    keep: false,
+  });
   const { folder } = pair;
   const pids = pair.pids();
   assert.is(pids.length, 2);
-  await pair.close(false);
+  await pair.close();
   assert.not.ok(existsSync(folder));
   for (const pid of pids) assert.throws(() => process.kill(pid, 0), /ESRCH/);
 });

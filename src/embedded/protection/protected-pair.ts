@@ -6,7 +6,7 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, rmSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -41,6 +41,7 @@ import { startPart } from './program.js';
 export const HOSTS = ['embedded-a', 'embedded-b'] as const;
 export type HostName = (typeof HOSTS)[number];
 
+const ENDS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 /** Only so that something that hangs ends: the slowest machine is faster. */
 const LIMIT_MS = 120_000;
 
@@ -55,6 +56,8 @@ export interface PairOptions {
   broken: Break | null;
   /** What the disks hold at first comes of it. */
   seed: number;
+  /** Leaves the folder when it ends. */
+  keep: boolean;
 }
 
 interface Host {
@@ -112,13 +115,24 @@ export class ProtectedPair {
   #lives = 0;
   #wakers: (() => void)[] = [];
   #logAtProtect = 0;
-  readonly #onSignal = (): void => this.#killAll();
+  readonly #keeps: boolean;
+  readonly #onExit = (): void => {
+    this.#killAll();
+    if (!this.#keeps) rmSync(this.folder, { recursive: true, force: true });
+  };
+  readonly #onSignal = (signal: NodeJS.Signals): void => {
+    this.#onExit();
+    process.off(signal, this.#onSignal);
+    process.kill(process.pid, signal);
+  };
 
   private constructor(folder: string, options: PairOptions) {
     this.folder = folder;
     this.#options = options;
+    this.#keeps = options.keep;
     this.clients = new EmbeddedClients(options.clients, options.thinkMs);
-    process.on('exit', this.#onSignal);
+    process.on('exit', this.#onExit);
+    for (const signal of ENDS) process.on(signal, this.#onSignal);
   }
 
   /** Makes disks and certificates, and starts both hosts with the guest on the first. */
@@ -134,7 +148,7 @@ export class ProtectedPair {
       pair.#setPlaces();
       return pair;
     } catch (error) {
-      await pair.close(false);
+      await pair.close();
       throw error;
     }
   }
@@ -300,14 +314,15 @@ export class ProtectedPair {
     }
   }
 
-  /** Ends every process that was started. @param keep leaves the folder */
-  async close(keep: boolean): Promise<void> {
-    process.off('exit', this.#onSignal);
+  /** Ends every process that was started. */
+  async close(): Promise<void> {
+    process.off('exit', this.#onExit);
+    for (const signal of ENDS) process.off(signal, this.#onSignal);
     await this.clients.close();
     const exits = [...this.#hosts.values()].map(({ exited }) => exited);
     this.#killAll();
     await Promise.all(exits);
-    if (!keep) await rm(this.folder, { recursive: true, force: true });
+    if (!this.#keeps) await rm(this.folder, { recursive: true, force: true });
   }
 
   #killAll(): void {

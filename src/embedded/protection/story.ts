@@ -82,6 +82,7 @@ export async function tellStory(options: StoryOptions): Promise<Claim[]> {
     thinkMs: THINK_MS,
     broken,
     seed,
+    keep,
   });
   try {
     tell(
@@ -97,7 +98,7 @@ export async function tellStory(options: StoryOptions): Promise<Claim[]> {
     tell('');
     return story.claims;
   } finally {
-    await pair.close(keep);
+    await pair.close();
     if (keep) tell(`The files of the embedded hosts are in ${pair.folder}`);
   }
 }
@@ -229,6 +230,7 @@ export async function runRounds(options: RoundsOptions): Promise<Round[]> {
     const pair = await ProtectedPair.start({
       ...{ intervalMs: INTERVAL_MS, clients: CLIENTS, thinkMs: THINK_MS, broken: options.broken },
       seed: options.seed + done.length,
+      keep: options.keep,
     });
     try {
       for (let each = 0; each < ROUNDS_EACH && done.length < options.rounds; each++) {
@@ -237,7 +239,7 @@ export async function runRounds(options: RoundsOptions): Promise<Round[]> {
         options.onRound(round);
       }
     } finally {
-      await pair.close(options.keep);
+      await pair.close();
     }
   }
   return done;
