@@ -56,7 +56,9 @@ async function tellArbiterKeys(
   progress: Progress,
 ): Promise<void> {
   if (arbiter.kind !== 'ssh') return;
-  const made = hosts.filter(({ name }) => changes.some(({ host, title }) => host === name && title === KEY_TITLE));
+  const made = hosts.filter(({ name }) =>
+    changes.some(({ host, title }) => host === name && title === KEY_TITLE),
+  );
   if (made.length === 0) return;
   const views = await look();
   for (const { name } of made) {

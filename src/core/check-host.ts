@@ -316,7 +316,8 @@ function drbdConfigurationFinding({ drbdConfigured }: HostFacts): Finding {
 function drbdServiceFinding({ units }: HostFacts): Finding {
   const id = 'drbd-service';
   const needed = 'drbd.service not enabled: remus-drbd@ brings our resources up';
-  if (!units.known) return finding(id, 'warn', `systemctl: ${units.reason}`, needed, 'use a host with systemd');
+  if (!units.known)
+    return finding(id, 'warn', `systemctl: ${units.reason}`, needed, 'use a host with systemd');
   const state = units.value['drbd.service']?.fileState ?? '';
   const enabled = state.startsWith('enabled');
   return finding(
@@ -341,14 +342,18 @@ function lvmFilterFinding({ lvmFilters }: HostFacts, layouts: readonly DomainLay
   const devices = layouts.flatMap(({ domain, volumes }) =>
     volumes.flatMap(({ minor, volume, mapper }) => {
       const drbd = [`/dev/drbd${minor}`, `/dev/drbd/by-res/${domain.name}/${volume}`];
-      return domain.engine === 'protocol-d' ? [drbd] : [drbd, [mapperPath(mapper), `/dev/disk/by-id/dm-name-${mapper}`]];
+      return domain.engine === 'protocol-d'
+        ? [drbd]
+        : [drbd, [mapperPath(mapper), `/dev/disk/by-id/dm-name-${mapper}`]];
     }),
   );
   const taken = devices.filter((names) => isRefused(filters, names) !== true).map(([path]) => path);
   return finding(
     id,
     taken.length === 0 ? 'pass' : 'warn',
-    taken.length === 0 ? 'its filters refuse them' : `its filters let through: ${taken.slice(0, 4).join(', ')}`,
+    taken.length === 0
+      ? 'its filters refuse them'
+      : `its filters let through: ${taken.slice(0, 4).join(', ')}`,
     needed,
     mend,
   );

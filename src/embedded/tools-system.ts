@@ -172,7 +172,9 @@ const TEMPLATE = /^(remus-(?:drbd|sender|receiver)@)(.+)\.service$/;
 /** Text of a unit's file, which for an instance is its template's. */
 function unitText(machine: EmbeddedMachine, name: string): string | undefined {
   const [, template] = TEMPLATE.exec(name) ?? [];
-  return template === undefined ? undefined : machine.files.text(`${dirname(Paths.unit)}/${template}.service`);
+  return template === undefined
+    ? undefined
+    : machine.files.text(`${dirname(Paths.unit)}/${template}.service`);
 }
 
 function systemctl(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
@@ -324,10 +326,12 @@ function sshKeygen(machine: EmbeddedMachine, args: readonly string[]): EmbeddedR
     const key = files.read(path);
     if (key === undefined) return failed(255, `${path}: ${NO_SUCH_FILE}`);
     const [, body] = /^-----BEGIN EMBEDDED SSH KEY-----\n(.*)\n/.exec(key.content.toString('latin1')) ?? [];
-    if (body === undefined || key.mode !== 0o600) return failed(255, `Load key "${path}": error in libcrypto`);
+    if (body === undefined || key.mode !== 0o600)
+      return failed(255, `Load key "${path}": error in libcrypto`);
     return printed(`ssh-ed25519 ${body} remus-drbd:${machine.name}\n`);
   }
-  if (!args.includes('-t') || args[args.indexOf('-N') + 1] !== '') throw new NotModelled(`ssh-keygen ${args[0]}`);
+  if (!args.includes('-t') || args[args.indexOf('-N') + 1] !== '')
+    throw new NotModelled(`ssh-keygen ${args[0]}`);
   if (files.read(path) !== undefined) return failed(1, `${path} already exists.\nOverwrite (y/n)? `);
   const body = Buffer.from(`embedded ${machine.unique('ssh key')}`).toString('base64');
   files.write(path, Buffer.from(`-----BEGIN EMBEDDED SSH KEY-----\n${body}\n`), 0o600);

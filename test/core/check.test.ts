@@ -1405,7 +1405,13 @@ test('an arbiter that a host cannot reach fails there, with the reason, and for 
   assert.is(only(input, 'arbiter-reach', 'beta').verdict, 'pass');
   assert.is(checkExitCode(run(input), readingsOf(input)), 1);
 
-  input.config.pairs[0]!.arbiter = { kind: 'ssh', user: 'arb', host: '192.0.2.9', port: 22, directory: '/srv/c' };
+  input.config.pairs[0]!.arbiter = {
+    kind: 'ssh',
+    user: 'arb',
+    host: '192.0.2.9',
+    port: 22,
+    directory: '/srv/c',
+  };
   input.alpha.sshPublicKey = known('ssh-ed25519 AAAA');
   assert.match(
     only(input, 'arbiter-reach', 'alpha').mend,
@@ -1416,7 +1422,7 @@ test('an arbiter that a host cannot reach fails there, with the reason, and for 
   assert.not.ok(run(input).some(({ id }) => id === 'arbiter-reach'));
 });
 
-test('a dom0 whose LVM looks into guests\' disks is warned of', () => {
+test("a dom0 whose LVM looks into guests' disks is warned of", () => {
   for (const [filter, globalFilter, verdict] of [
     [['a|.*|'], ['a|.*|'], 'warn'],
     [['a|.*|'], ['r|^/dev/drbd|', 'r|^/dev/mapper/remus-|'], 'pass'],
@@ -1429,7 +1435,7 @@ test('a dom0 whose LVM looks into guests\' disks is warned of', () => {
     const input = goodInput();
     input.alpha.lvmFilters = known({ filter: [...filter], globalFilter: [...globalFilter] });
     const found = only(input, 'lvm-filter', 'alpha');
-    assert.is(found.verdict, verdict, `${filter} ${globalFilter}: ${found.found}`);
+    assert.is(found.verdict, verdict, `${filter.join(' ')} ${globalFilter.join(' ')}: ${found.found}`);
     if (verdict === 'warn') assert.match(found.mend, /global_filter/);
   }
   const input = goodInput();

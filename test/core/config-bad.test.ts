@@ -418,9 +418,7 @@ const cases: Case[] = [
     what: 'an etcd certificate for an etcd that asks for none',
     from: 'arbiter: operator',
     to: 'arbiter: { etcd: { endpoints: ["http://192.0.2.9:2379"], certFile: /etc/c, keyFile: /etc/k } }',
-    says: [
-      '6:36: pairs.rack1.arbiter.etcd.endpoints.0: asks for no certificate such as certFile; use https',
-    ],
+    says: ['6:36: pairs.rack1.arbiter.etcd.endpoints.0: asks for no certificate such as certFile; use https'],
   },
   {
     what: 'a password file on the controller',

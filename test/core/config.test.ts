@@ -159,7 +159,10 @@ const arbiters: [string, Arbiter][] = [
   ],
   [
     '{ fence: { beta: [/usr/sbin/fence_pdu, --plug=2, lanplus=1], alpha: [fence_pdu] } }',
-    { kind: 'fence', agents: { alpha: ['fence_pdu'], beta: ['/usr/sbin/fence_pdu', '--plug=2', 'lanplus=1'] } },
+    {
+      kind: 'fence',
+      agents: { alpha: ['fence_pdu'], beta: ['/usr/sbin/fence_pdu', '--plug=2', 'lanplus=1'] },
+    },
   ],
   [
     '{ fence: { alpha: { agent: [fence_pdu], delay: 15s }, beta: { agent: [fence_pdu] } } }',

@@ -14,7 +14,10 @@ test('what lvmconfig prints', () => {
   });
   assert.equal(parseLvmFilters('filter=["r|\\"|"]\n').filter, ['r|"|']);
   for (const bad of ['filter=[]', 'filters=["a|.*|"]', 'x']) {
-    assert.throws(() => parseLvmFilters(`${bad}\n`), (error: unknown) => error instanceof ParseError);
+    assert.throws(
+      () => parseLvmFilters(`${bad}\n`),
+      (error: unknown) => error instanceof ParseError,
+    );
   }
 });
 

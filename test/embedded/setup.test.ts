@@ -2,6 +2,8 @@
  * The real setup, over real SSH, on embedded hosts: to the end, a second time, cut anywhere, over reboots, and
  * back again by teardown.
  */
+import { appendFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { PairWork } from '../../src/commands/converge.js';
@@ -11,6 +13,7 @@ import { readStatus } from '../../src/commands/status.js';
 import { teardownPair } from '../../src/commands/teardown.js';
 import { ExitCode, OperatorError } from '../../src/core/errors.js';
 import type { Progress } from '../../src/edge/progress.js';
+import { embeddedKey } from '../../src/embedded/sshd.js';
 import { ZERO } from '../../src/embedded/volumes.js';
 import { EmbeddedWorld, type WorldOptions } from '../../src/embedded/world.js';
 import { TEST_LIMITS } from '../edge/support.js';
@@ -266,6 +269,94 @@ test('a command that fails ends the pair with the reason first, then the command
         /^embedded-1a: could not make LV vg0\/remus-guest1-0 \(1GiB\): Volume group "vg0" has insufficient free space\n {2}command: lvcreate .*\(exit code 5\)/,
       );
     }
+  });
+});
+
+test('link and arbiter over ssh: keys that stay on their hosts, made known where they are used; teardown takes them', async () => {
+  const pairLines = ['link: ssh', 'arbiter: { ssh: arb@192.0.2.99, directory: /srv/claims }'];
+  await inWorld({ pairLines }, async (world, setUp) => {
+    try {
+      await setUp();
+      assert.unreachable();
+    } catch (error) {
+      assert.is((error as OperatorError).exitCode, ExitCode.refused);
+      assert.match(
+        (error as Error).message,
+        /the host key of the arbiter 192\.0\.2\.99 port 22 is not known here/,
+      );
+    }
+    const key = embeddedKey().public.split(' ').slice(0, 2).join(' ');
+    await appendFile(join(world.folder, 'known_hosts'), `192.0.2.99 ${key}\n`);
+    const before = disks(world);
+    const told = await setUp({ dryRun: true });
+    assert.equal(disks(world), before);
+    const lines: string[] = [];
+    const done = await setUp({}, { line: (text) => lines.push(text), state: () => undefined });
+    assert.equal([...done].sort(), [...told].sort());
+    const advice = lines.filter((line) => line.startsWith('to do: '));
+    assert.is(advice.length, 2, lines.join('\n'));
+    assert.match(
+      advice[0] ?? '',
+      /on 192\.0\.2\.99.*install -d -o arb \/srv\/claims.*: restrict ssh-ed25519 [\w+/=]+ remus-drbd:embedded-1a$/,
+    );
+    assert.equal(await setUp(), []);
+    const [one, other] = pairOf(world).hosts;
+    const known = one.machine.files.text('/etc/remus-drbd/ssh/known_hosts') ?? '';
+    assert.match(
+      known,
+      new RegExp(`^192\\.0\\.2\\.99 ${key.replace(/\+/g, '\\+')}\n${other.machine.replication} `),
+    );
+    const allowed = other.machine.files.text('/root/.ssh/authorized_keys') ?? '';
+    const own = one.machine.files.text('/etc/remus-drbd/ssh/id_ed25519.pub')?.trim() ?? 'none';
+    assert.ok(allowed.endsWith(` ${own} remus-drbd:embedded-1a\n`), allowed);
+    assert.is(other.machine.files.text('/etc/remus-drbd/ssh/id_ed25519')?.includes(own), false);
+
+    const { loaded, works } = await world.load();
+    const dependencies = { ...world.dependencies(loaded), pause: soon };
+    const options = { domains: new Set(['guest1']), deleteData: new Set<string>(), dryRun: false };
+    await teardownPair(only(works), dependencies, options, silent);
+    for (const { machine } of [one, other]) {
+      assert.equal(machine.files.below('/etc/remus-drbd'), []);
+      assert.is(machine.files.text('/root/.ssh/authorized_keys'), '');
+    }
+  });
+});
+
+test('systemd reads a unit of the protection again after a run that died before it', async () => {
+  await inWorld({}, async (world, setUp) => {
+    await setUp();
+    const { machine } = pairOf(world).hosts[1];
+    machine.units.set('remus-receiver@guest1.service', {
+      enabled: false,
+      active: 'inactive',
+      loaded: '# older',
+    });
+    assert.equal(await setUp(), ['embedded-1b let systemd read its units again']);
+    assert.equal(await setUp(), []);
+  });
+});
+
+test('teardown is refused while the guest is protected', async () => {
+  await inWorld({}, async (world, setUp) => {
+    await setUp();
+    const { machine } = pairOf(world).hosts[0];
+    const text = machine.files.text('/etc/systemd/system/remus-sender@.service') ?? '';
+    machine.units.set('remus-sender@guest1.service', { enabled: false, active: 'active', loaded: text });
+    assert.equal(await setUp(), []);
+    const before = disks(world);
+    const { loaded, works } = await world.load();
+    const options = { domains: new Set(['guest1']), deleteData: new Set<string>(), dryRun: false };
+    await teardownPair(only(works), { ...world.dependencies(loaded), pause: soon }, options, silent).then(
+      () => assert.unreachable(),
+      (error: unknown) => {
+        assert.is((error as OperatorError).exitCode, ExitCode.refused);
+        assert.match(
+          (error as Error).message,
+          /remus-sender@guest1\.service is active.*remus-drbd unprotect guest1/,
+        );
+      },
+    );
+    assert.equal(disks(world), before);
   });
 });
 

@@ -17,7 +17,8 @@ export interface LvmFilters {
 export function parseLvmFilters(text: string): LvmFilters {
   const found: LvmFilters = { filter: [], globalFilter: [] };
   for (const line of linesOf('lvmconfig', text)) {
-    const [, name, list] = /^(filter|global_filter)=(.*)$/.exec(line.text) ?? line.fail('a filter is expected');
+    const [, name, list] =
+      /^(filter|global_filter)=(.*)$/.exec(line.text) ?? line.fail('a filter is expected');
     const patterns = [...(list ?? '').matchAll(/"((?:[^"\\]|\\.)*)"/g)].map(([, pattern]) => {
       return (pattern ?? '').replace(/\\(.)/g, '$1');
     });

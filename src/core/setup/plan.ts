@@ -46,8 +46,24 @@ import {
   SSH_PUBLIC_KEY,
   withKeyLines,
 } from './ssh.js';
-import { authorizedKeysStep, commandStep, LONG_MS, MEDIUM_MS, type Round, type Step, type Wait } from './step.js';
-import { known, peerCertificatePath, protectionOn, running, TLS_KEY, type HostView, type Views } from './view.js';
+import {
+  authorizedKeysStep,
+  commandStep,
+  LONG_MS,
+  MEDIUM_MS,
+  type Round,
+  type Step,
+  type Wait,
+} from './step.js';
+import {
+  known,
+  peerCertificatePath,
+  protectionOn,
+  running,
+  TLS_KEY,
+  type HostView,
+  type Views,
+} from './view.js';
 
 /** What one pair has to look like. */
 export interface Desired {

@@ -19,14 +19,7 @@ import { domainFilePath } from '../render.js';
 import { parseInstalled, type InstalledLayout } from './change.js';
 import { parseTerm, RecordError, type TermRecord } from '../claim/term.js';
 import { linesOf } from '../parse/text.js';
-import {
-  AUTHORIZED_KEYS,
-  ROOT_SSH,
-  SSH_DIRECTORY,
-  SSH_KEY,
-  SSH_KNOWN_HOSTS,
-  SSH_PUBLIC_KEY,
-} from './ssh.js';
+import { AUTHORIZED_KEYS, ROOT_SSH, SSH_DIRECTORY, SSH_KEY, SSH_KNOWN_HOSTS, SSH_PUBLIC_KEY } from './ssh.js';
 
 export const TLS_KEY = `${Paths.tls}/host.key`;
 

@@ -494,7 +494,10 @@ test('a unit file of any of the units lets systemd read them again, also after a
     const file = textFile(`/etc/systemd/system/${name}.service`, 0o644, '[Unit]\n# newer\n');
     desired.files['alpha'] = [...desired.files['alpha']!.filter(({ path }) => path !== file.path), file];
     const steps = simulate(views, planner(desired)).steps;
-    assert.equal(titles(steps), [`write /etc/systemd/system/${name}.service`, 'let systemd read its units again']);
+    assert.equal(titles(steps), [
+      `write /etc/systemd/system/${name}.service`,
+      'let systemd read its units again',
+    ]);
     views['alpha']!.reloadNeeded = true;
     assert.equal(titles(simulate(views, planner(desired)).steps), ['let systemd read its units again']);
   }
@@ -513,7 +516,12 @@ test('with link ssh each host makes a key, and lets that of its peer in, for the
   const { steps } = simulate(views, planner(desired));
   assert.equal(
     titles(steps, 'alpha').filter((title) => /ssh|SSH/.test(title)),
-    ['make /etc/remus-drbd/ssh', 'make the key for SSH', 'make /root/.ssh', 'write /root/.ssh/authorized_keys'],
+    [
+      'make /etc/remus-drbd/ssh',
+      'make the key for SSH',
+      'make /root/.ssh',
+      'write /root/.ssh/authorized_keys',
+    ],
   );
   assert.match(
     views['alpha']!.ssh.authorizedKeys ?? '',
@@ -530,7 +538,10 @@ test('with link ssh each host makes a key, and lets that of its peer in, for the
 
   // Back to TLS: what lets the peer in goes.
   const tls = desiredFrom();
-  assert.equal(titles(planSetup(tls, views, nothing).lanes.flat()), Array(2).fill('write /root/.ssh/authorized_keys'));
+  assert.equal(
+    titles(planSetup(tls, views, nothing).lanes.flat()),
+    Array(2).fill('write /root/.ssh/authorized_keys'),
+  );
   simulate(views, planner(tls));
   assert.is(views['alpha']!.ssh.authorizedKeys, 'ssh-rsa AAAA admin\n');
 });
@@ -541,7 +552,9 @@ test('a key for SSH that others can read is closed, not made anew; one that is n
   const { ssh, files, facts } = views['alpha']!;
   files[SSH_KEY] = { sha256: '', mode: 0o644 };
   ssh.publicKey = undefined;
-  assert.equal(titles(planSetup(desired, views, nothing).lanes.flat()), [`make ${SSH_KEY} readable for root only`]);
+  assert.equal(titles(planSetup(desired, views, nothing).lanes.flat()), [
+    `make ${SSH_KEY} readable for root only`,
+  ]);
   files[SSH_KEY] = { sha256: '', mode: 0o600 };
   assert.equal(titles(planSetup(desired, views, nothing).lanes.flat()).slice(0, 2), [
     `remove ${SSH_KEY}`,

@@ -8,11 +8,19 @@ import { knownHostsFile, needsSshKey, withKeyLines } from '../../../src/core/set
 const test = suite('SSH between hosts');
 
 const key = (letter: string, type = 'ssh-ed25519'): string =>
-  Buffer.concat([Buffer.from([0, 0, 0, type.length]), Buffer.from(type), Buffer.from(letter.repeat(36))]).toString(
-    'base64',
-  );
+  Buffer.concat([
+    Buffer.from([0, 0, 0, type.length]),
+    Buffer.from(type),
+    Buffer.from(letter.repeat(36)),
+  ]).toString('base64');
 const ed = (letter: string): string => `ssh-ed25519 ${key(letter)}`;
-const arbiter: Arbiter = { kind: 'ssh', user: 'arb', host: '192.0.2.9', port: 2222, directory: '/srv/claims' };
+const arbiter: Arbiter = {
+  kind: 'ssh',
+  user: 'arb',
+  host: '192.0.2.9',
+  port: 2222,
+  directory: '/srv/claims',
+};
 const pair = (more: Partial<Pair>): Pair => ({
   name: 'rack1',
   hosts: [

@@ -68,11 +68,25 @@ test.after(async () => {
 
 async function startSshd(): Promise<void> {
   const publicKey = readFileSync(path('id_ed25519.pub'), 'utf8').split(' ').slice(0, 2).join(' ');
-  writeFileSync(path('authorized_keys'), `${linkKeyLine(peer, publicKey, [path('link.sock'), path('other.sock')])}\n`, { mode: 0o600 });
+  writeFileSync(
+    path('authorized_keys'),
+    `${linkKeyLine(peer, publicKey, [path('link.sock'), path('other.sock')])}\n`,
+    { mode: 0o600 },
+  );
   const hostKey = readFileSync(path('host_key.pub'), 'utf8');
   const known = parseKnownHosts(`[192.0.2.2]:2222 ${hostKey}`, 'known_hosts');
-  const beta = { name: 'beta', ssh: { user: 'root', host: '192.0.2.2', port: 2222 }, replication: '127.0.0.1' };
-  const pair: Pair = { name: 'p', hosts: [peer, beta], arbiter: { kind: 'operator' }, link: 'ssh', domains: [] };
+  const beta = {
+    name: 'beta',
+    ssh: { user: 'root', host: '192.0.2.2', port: 2222 },
+    replication: '127.0.0.1',
+  };
+  const pair: Pair = {
+    name: 'p',
+    hosts: [peer, beta],
+    arbiter: { kind: 'operator' },
+    link: 'ssh',
+    domains: [],
+  };
   const { text, missing } = knownHostsFile(pair, 'alpha', known.lines);
   assert.equal(missing, []);
   writeFileSync(path('known_hosts'), text);
@@ -148,7 +162,14 @@ test('no port of the host can be reached, and none opened', async () => {
   const through = await ssh('-W', `127.0.0.1:${portOf(tcp)}`, `${username}@127.0.0.1`);
   assert.not.match(through.stdout, /a service/);
   assert.match(through.stderr, /administratively prohibited|forwarding failed/);
-  const opened = await ssh('-o', 'ExitOnForwardFailure=yes', '-R', '0:127.0.0.1:9', `${username}@127.0.0.1`, 'x');
+  const opened = await ssh(
+    '-o',
+    'ExitOnForwardFailure=yes',
+    '-R',
+    '0:127.0.0.1:9',
+    `${username}@127.0.0.1`,
+    'x',
+  );
   assert.is.not(opened.code, 0);
   assert.match(opened.stderr, /remote port forwarding failed/);
 });
