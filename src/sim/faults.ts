@@ -30,6 +30,8 @@ const FAULTS: [number, Fault][] = [
   [1, (world) => world.receiver?.stop('the receiver was stopped')],
   [1, (world) => world.receiver?.askFailover('failover was asked for')],
   [1, (world) => world.guestEnds()],
+  [2, (world) => world.sender?.owner.alive && world.sender.strayAcknowledgement()],
+  [6, (world) => isolatePrimary(world)],
 ];
 
 const WEIGHT = FAULTS.reduce((sum, [weight]) => sum + weight, 0);
@@ -59,19 +61,24 @@ export function planFaults(world: World): number {
     // The next one often comes while the first one is being dealt with.
     atMs += random.chance(0.5) ? random.between(0, 300) : random.between(0, 4_000);
   }
-  if (random.chance(0.6)) world.crashPlan = planCrash(world);
+  if (random.chance(0.85)) world.crashPlan = planCrash(world);
   world.faultChance = random.chance(0.2) ? 0.1 : 0;
   return atMs + random.between(500, random.chance(0.15) ? 30_000 : 4_000);
 }
 
+const EACH_CHECKPOINT = /mark|read-on|send-check|release|commit|pass|acknowledge/;
+
 function planCrash(world: World): CrashPlan {
   const { random } = world;
-  const [role, ...rest] = random.pick(ALL_EFFECTS).split(' ') as ['sender' | 'receiver', ...string[]];
+  // What every checkpoint does is come by often enough.
+  const isRare = random.chance(0.7);
+  const effects = ALL_EFFECTS.filter((name) => !isRare || !EACH_CHECKPOINT.test(name));
+  const [role, ...rest] = random.pick(effects).split(' ') as ['sender' | 'receiver', ...string[]];
   return {
     role,
     effect: rest.join(' '),
     when: random.pick(['before', 'after']),
-    skip: random.chance(0.5) ? 0 : random.below(12),
+    skip: isRare || random.chance(0.5) ? 0 : random.below(12),
     what: random.chance(0.6) ? 'kill' : 'power-cut',
   };
 }
@@ -102,6 +109,18 @@ function cutBetweenHosts(world: World): void {
     [other.name, one.name],
   ];
   cut(world, world.random.chance(0.6) ? ways : [world.random.pick(ways)]);
+}
+
+/** From its peer and from the arbiter: the backup wins while the primary's guest runs. */
+function isolatePrimary(world: World): void {
+  const { primary, backup } = world.term;
+  cut(
+    world,
+    [backup.name, 'arbiter'].flatMap((other): [string, string][] => [
+      [primary.name, other],
+      [other, primary.name],
+    ]),
+  );
 }
 
 function cutArbiter(world: World): void {

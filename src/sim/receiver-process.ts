@@ -379,7 +379,7 @@ export class ReceiverProcess {
                 this.term,
                 host,
                 this.owner,
-                () => !this.owner.alive || this.state.phase !== 'claiming',
+                () => !this.owner.alive,
                 (reason) => this.input({ type: 'undecided', reason, mayHaveWon, nowMs: nowMs() }),
                 (decided) => {
                   outcome = decided;
@@ -470,6 +470,9 @@ export class ReceiverProcess {
     const world = this.#world;
     const { time, drbd } = world;
     const side = drbd.of(host);
+    if (host.files.decision?.term !== this.term.number) {
+      world.violation('two', `${step} was begun before the decision was durable`);
+    }
     if (world.takesFault('step')) {
       time.later(time.random.between(1, 50), this.owner, () => done('modelled failure'));
       return;

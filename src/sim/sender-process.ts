@@ -84,6 +84,18 @@ export class SenderProcess {
     this.input({ type: 'stop', reason, nowMs: this.host.nowMs() });
   }
 
+  /** An acknowledgement that is not of this session, or of another epoch. */
+  strayAcknowledgement(): void {
+    const { identity } = this.state.options;
+    const nowMs = this.host.nowMs();
+    if (this.state.phase !== 'running' && this.state.phase !== 'holding') return;
+    const next = this.state.lastCommitted + 1;
+    if (this.#world.random.chance(0.5)) {
+      const term = identity.term - 1;
+      this.input({ type: 'committed', identity: { ...identity, term }, epoch: next, nowMs });
+    } else this.input({ type: 'committed', identity, epoch: next + 1, nowMs });
+  }
+
   failNetwork(): void {
     this.network.failNext = true;
   }
@@ -353,7 +365,7 @@ export class SenderProcess {
             host.plug.drop();
             this.#record('backup', () => this.#finish(done));
           };
-          if (this.#world.machines.skips.has('destroy')) this.#record('backup', () => this.#finish(done));
+          if (this.#world.machines.skips.has('destroy')) destroyed();
           else this.#world.destroyGuest(host, this.owner, destroyed);
         });
         return;

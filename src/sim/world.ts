@@ -189,6 +189,9 @@ export class World {
   primaryOpened(term: Term): void {
     this.say(`output of ${term.primary.name} is open, term ${term.number}`);
     term.primaryOpened = true;
+    if (this.arbiter.kind === 'test-and-set' && this.arbiter.winners.get(term.number) === term.backup.name) {
+      this.violation('two', `the primary goes on, and the arbiter has the term for ${term.backup.name}`);
+    }
     if (term.backupStarted && term.primary.guest !== null) {
       this.violation('two', `the output of ${term.primary.name} was opened, and the copy runs`);
     }
@@ -439,8 +442,9 @@ export class World {
   /** What an ended receiver left behind, or what a boot finds. */
   recoverJournal(host: Host, isBoot: boolean): void {
     const side = this.drbd.of(host);
-    side.hasSession = false;
     const up = (): void => {
+      // Not before: as long as the journal is undecided no resync may come.
+      side.hasSession = false;
       // DRBD may not meet its peer before what was dropped is marked.
       if (host.files.discarded.length > 0) this.drbd.standAlone(side);
       if (isBoot || !side.isUp) this.drbd.bringUp(side, host.lv);
@@ -543,6 +547,9 @@ export class World {
 
   recordPrimary(term: Term, decision: Decision, owner: Owner, done: () => void): void {
     const { files } = term.primary;
+    if (decision === 'backup' && term.primary.guest !== null) {
+      this.violation('two', `${term.primary.name} has given way, and its guest is there`);
+    }
     this.time.later(this.random.between(0.5, 10), owner, () => {
       if (files.term?.term === term.number) {
         files.term = { ...files.term, phase: 'ended', outcome: decision === 'primary' ? 'won' : 'lost' };

@@ -1,0 +1,215 @@
+/**
+ * Faults put into the machines on purpose: each wraps a production step function, or leaves out an act, in a way in
+ * which somebody could have got it wrong. The simulator has to find every one of them.
+ */
+import type { MarkState } from '../core/netbuf/marks.js';
+import { receiverStep } from '../core/protect/receiver.js';
+import type { ReceiverEffect, ReceiverInput, ReceiverState, ReceiverStepResult } from '../core/protect/receiver.js';
+import { senderStep } from '../core/protect/sender.js';
+import type { SenderEffect, SenderInput, SenderState, SenderStep } from '../core/protect/sender.js';
+import { stepMarks } from '../core/netbuf/marks.js';
+import { productionMachines } from './machines.js';
+import type { Machines } from './machines.js';
+import type { Guarantee } from './world.js';
+
+export interface Mutation {
+  name: string;
+  machines: Machines;
+  /** Guarantees whose violation shows it. */
+  breaks: readonly Guarantee[];
+}
+
+type SenderChange = (state: SenderState, input: SenderInput) => SenderStep;
+type ReceiverChange = (state: ReceiverState, input: ReceiverInput) => ReceiverStepResult;
+
+const sender = (name: string, breaks: readonly Guarantee[], change: SenderChange): Mutation => ({
+  name,
+  breaks,
+  machines: { ...productionMachines, senderStep: change },
+});
+const receiver = (name: string, breaks: readonly Guarantee[], change: ReceiverChange): Mutation => ({
+  name,
+  breaks,
+  machines: { ...productionMachines, receiverStep: change },
+});
+const marks = (name: string, breaks: readonly Guarantee[], change: Machines['stepMarks']): Mutation => ({
+  name,
+  breaks,
+  machines: { ...productionMachines, stepMarks: change },
+});
+const skip = (name: string, breaks: readonly Guarantee[], ...acts: string[]): Mutation => ({
+  name,
+  breaks,
+  machines: { ...productionMachines, skips: new Set(acts) },
+});
+
+/** The same step with an effect more after each one that `also` answers for. */
+function withAlso(step: SenderStep, also: (effect: SenderEffect) => SenderEffect[]): SenderStep {
+  return { ...step, effects: step.effects.flatMap((effect) => [effect, ...also(effect)]) };
+}
+
+const isOn = ({ phase }: ReceiverState): boolean => phase === 'live' || phase === 'on';
+
+export const MUTATIONS: readonly Mutation[] = [
+  receiver('acknowledged before the commit is durable', ['output'], (state, input) => {
+    const { state: next, effects } = receiverStep(state, input);
+    const early = effects.flatMap((effect): ReceiverEffect[] => {
+      if (effect.type === 'acknowledge') return [];
+      return effect.type === 'commit' ? [{ type: 'acknowledge', epoch: effect.epoch }, effect] : [effect];
+    });
+    return { state: next, effects: early };
+  }),
+  receiver('committed without the marker', ['atomic'], (state, input) => {
+    if (input.type === 'memory' && typeof input.counts === 'number' && input.counts > 0) {
+      return receiverStep({ ...state, marker: Math.max(state.marker, input.counts) }, input);
+    }
+    if (input.type === 'marker' && input.epoch <= state.marker) return { state, effects: [] };
+    return receiverStep(state, input);
+  }),
+  receiver('committed without the memory', ['atomic'], (state, input) => {
+    if (input.type === 'marker') {
+      return receiverStep({ ...state, memory: Math.max(state.memory, input.epoch) }, input);
+    }
+    if (input.type === 'memory' && typeof input.counts === 'number' && input.counts > 0) {
+      if (input.counts <= state.memory) return receiverStep(state, { ...input, counts: 'before' });
+    }
+    return receiverStep(state, input);
+  }),
+  receiver('CHECKPOINT_END passed on before the commit', ['atomic'], (state, input) => {
+    const { state: next, effects } = receiverStep(state, input);
+    if (input.type !== 'memory' || !isOn(next)) return { state: next, effects };
+    const passes = next.held.map((epoch): ReceiverEffect => ({ type: 'pass-checkpoint', epoch }));
+    return { state: { ...next, held: [] }, effects: [...effects, ...passes] };
+  }),
+  receiver('a folded checkpoint counts with the epoch before', ['atomic'], (state, input) =>
+    receiverStep(
+      state,
+      input.type === 'memory' && input.counts === 'folded' ? { ...input, counts: 'before' } : input,
+    ),
+  ),
+  receiver('the copy is started without a claim', ['two', 'lost'], (state, input) => {
+    const result = receiverStep(state, input);
+    if (!result.effects.some(({ type }) => type === 'claim')) return result;
+    return receiverStep(result.state, {
+      type: 'claimed',
+      decision: 'backup',
+      reason: 'nobody was asked',
+      nowMs: input.nowMs,
+    });
+  }),
+  receiver('a lost claim is taken for a won one', ['two'], (state, input) =>
+    receiverStep(state, input.type === 'claimed' ? { ...input, decision: 'backup' } : input),
+  ),
+  receiver('the decision is not durable before its effects', ['two'], (state, input) => {
+    if (input.type === 'decision-durable' && state.phase !== 'deciding') return { state, effects: [] };
+    const decided = receiverStep(state, input);
+    if (!decided.effects.some(({ type }) => type === 'decide')) return decided;
+    const followed = receiverStep(decided.state, { type: 'decision-durable', nowMs: input.nowMs });
+    return { state: followed.state, effects: [...decided.effects, ...followed.effects] };
+  }),
+  receiver('agreed with the primary after the arbiter was asked', ['two'], (state, input) =>
+    receiverStep(input.type === 'drop-term' ? { ...state, mayHaveWon: false } : state, input),
+  ),
+  receiver('answered before the copy is dropped', ['two'], (state, input) => {
+    const { state: next, effects } = receiverStep(state, input);
+    if (input.type !== 'decision-durable' || next.step !== 'drop-copy') return { state: next, effects };
+    // And the claim is not over with it: an operator who says otherwise is still heard.
+    const { reason } = next;
+    return { state: next, effects: [{ type: 'answer-ended', decision: 'primary', reason }, ...effects] };
+  }),
+  receiver('a second decision in the same term', ['two', 'program'], (state, input) => {
+    const isSecond =
+      (input.type === 'failover-asked' || (input.type === 'claimed' && input.decision === 'backup')) &&
+      (state.phase === 'deciding' || state.phase === 'giving-up') &&
+      state.decision === 'primary';
+    if (!isSecond) return receiverStep(state, input);
+    return receiverStep(
+      { ...state, phase: 'claiming', decision: null, step: null },
+      { type: 'claimed', decision: 'backup', reason: input.reason, nowMs: input.nowMs },
+    );
+  }),
+  skip('the journal is not discarded', ['atomic', 'disks'], 'discard'),
+  skip('discarded blocks are not marked', ['disks'], 'mark-discarded'),
+  skip('DRBD is not disconnected before the discard', ['atomic', 'progress'], 'disconnect'),
+  skip('the journal is not rolled forward', ['disks', 'atomic', 'lost', 'progress'], 'roll-forward'),
+  skip('gives way and does not destroy the guest', ['two'], 'destroy'),
+  skip('a resync comes into an open session', ['atomic', 'lost', 'output', 'disks', 'progress'], 'before-resync-target'),
+  sender('released when it is sent', ['output'], (state, input) =>
+    withAlso(senderStep(state, input), (effect) =>
+      effect.type === 'send-checkpoint' && typeof effect.counts === 'number' && effect.counts > 0
+        ? [{ type: 'release-network', epoch: effect.counts }]
+        : [],
+    ),
+  ),
+  sender('released when it is marked', ['output'], (state, input) =>
+    withAlso(senderStep(state, input), (effect) =>
+      effect.type === 'read-on' && effect.epoch !== null ? [{ type: 'release-network', epoch: effect.epoch }] : [],
+    ),
+  ),
+  sender('the claim is ignored', ['two', 'output'], (state, input) => {
+    const result = senderStep(state, input);
+    if (!result.effects.some(({ type }) => type === 'claim')) return result;
+    return senderStep(result.state, {
+      type: 'claimed',
+      decision: 'primary',
+      reason: 'nobody was asked',
+      nowMs: input.nowMs,
+    });
+  }),
+  sender('goes on without a claim before the first acknowledgement', ['two', 'lost'], (state, input) => {
+    const result = senderStep(state, input);
+    if (state.lastCommitted > 0 || !result.effects.some(({ type }) => type === 'claim')) return result;
+    return senderStep(result.state, {
+      type: 'claimed',
+      decision: 'primary',
+      reason: 'nothing was acknowledged',
+      nowMs: input.nowMs,
+    });
+  }),
+  sender('the term of an acknowledgement is not checked', ['output'], (state, input) =>
+    senderStep(
+      state,
+      input.type === 'committed' ? { ...input, identity: state.options.identity } : input,
+    ),
+  ),
+  sender('the epoch of an acknowledgement is not checked', ['output'], (state, input) => {
+    if (input.type !== 'committed' || input.epoch === state.lastCommitted + 1) return senderStep(state, input);
+    if (state.phase !== 'running' && state.phase !== 'holding') return senderStep(state, input);
+    return {
+      state: { ...state, lastCommitted: input.epoch, lastReleased: input.epoch, lastSent: Math.max(state.lastSent, input.epoch) },
+      effects: [{ type: 'release-network', epoch: Math.min(input.epoch, state.lastEpoch) }],
+    };
+  }),
+  sender('the gate opens before the marker is written', ['atomic', 'lost', 'disks'], (state, input) => {
+    const { hold } = state;
+    return senderStep(
+      input.type === 'network-marked' && hold !== null ? { ...state, hold: { ...hold, written: true } } : state,
+      input,
+    );
+  }),
+  sender('the gate opens before the network is marked', ['output'], (state, input) => {
+    const { hold } = state;
+    return senderStep(
+      input.type === 'marker-written' && hold !== null ? { ...state, hold: { ...hold, marked: true } } : state,
+      input,
+    );
+  }),
+  sender('a missed checkpoint counts with the epoch before', ['atomic', 'lost'], (state, input) =>
+    input.type === 'epoch-missed' ? { state, effects: [] } : senderStep(state, input),
+  ),
+  sender('protected is said for ever', ['silent'], (state, input) => {
+    const result = senderStep(state, input);
+    const { phase, lastCommitted } = result.state;
+    if ((phase !== 'running' && phase !== 'holding') || lastCommitted === 0) return result;
+    return { ...result, state: { ...result.state, committedAtMs: input.nowMs, diskLostSinceMs: null } };
+  }),
+  marks('a second mark over a pending one', ['output'], (state, input) => {
+    const before: MarkState =
+      input.kind === 'mark' && state.phase === 'held' ? { ...state, pending: null } : state;
+    return stepMarks(before, input);
+  }),
+  marks('the release of an earlier checkpoint releases the pending mark', ['output'], (state, input) => {
+    if (input.kind !== 'release' || state.phase !== 'held' || state.pending === null) return stepMarks(state, input);
+    return stepMarks(state, { kind: 'release', checkpoint: Math.max(input.checkpoint, state.pending.checkpoint) });
+  }),
+];
