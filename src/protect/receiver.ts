@@ -68,7 +68,8 @@ export interface ReceiverEdges {
 /** Bytes that may wait for xl before the bulk connection is no longer read. */
 const QUEUE_BYTES_MAX = 64 << 20;
 
-type Queued = { type: 'data'; bytes: Buffer } | { type: 'checkpoint'; bytes: Buffer };
+/** `needsMore`: it can be passed on only when the epoch behind it is here, so that has to find room. */
+type Queued = { type: 'data'; bytes: Buffer } | { type: 'checkpoint'; bytes: Buffer; needsMore: boolean };
 
 export class Receiver {
   #state: ReceiverState;
@@ -153,7 +154,7 @@ export class Receiver {
   checkpoint(epoch: number, folded: boolean, bytes: Buffer): Promise<void> {
     const counts = folded ? 'folded' : epoch === this.#lastMemory ? 'before' : epoch;
     if (!folded) this.#lastMemory = epoch;
-    const room = this.#enqueue({ type: 'checkpoint', bytes });
+    const room = this.#enqueue({ type: 'checkpoint', bytes, needsMore: folded });
     this.#input({ type: 'memory', counts, nowMs: this.#edges.nowMs() });
     return room;
   }
@@ -204,7 +205,7 @@ export class Receiver {
     this.#queue.push(item);
     this.#queuedBytes += item.bytes.length;
     this.#pump();
-    if (this.#queuedBytes < QUEUE_BYTES_MAX) return Promise.resolve();
+    if (this.#hasRoom()) return Promise.resolve();
     return new Promise((resolve) => this.#roomWaiters.push(resolve));
   }
 
@@ -223,7 +224,10 @@ export class Receiver {
       const [item] = this.#queue;
       if (item === undefined || this.#copy === null) break;
       if (item.type === 'checkpoint') {
-        if (this.#passes === 0) break;
+        if (this.#passes === 0) {
+          this.#release(false);
+          break;
+        }
         this.#passes--;
       }
       this.#queue.shift();
@@ -235,8 +239,14 @@ export class Receiver {
     for (const done of this.#pumpDone.splice(0)) done();
   }
 
+  #hasRoom(): boolean {
+    const [first] = this.#queue;
+    if (first?.type === 'checkpoint' && first.needsMore && this.#passes === 0) return true;
+    return this.#queuedBytes < QUEUE_BYTES_MAX;
+  }
+
   #release(all: boolean): void {
-    if (!all && this.#queuedBytes >= QUEUE_BYTES_MAX) return;
+    if (!all && !this.#hasRoom()) return;
     for (const resolve of this.#roomWaiters.splice(0)) resolve();
   }
 
