@@ -1,6 +1,6 @@
 /** The faults of one episode: what happens to whom, and when. */
 import { ALL_EFFECTS } from './coverage.js';
-import type { CrashPlan, World } from './world.js';
+import type { CrashPlan, MomentPlan, World } from './world.js';
 
 /** Longest time after the first commit in which faults begin. */
 const SPREAD_MS = 2_500;
@@ -32,6 +32,8 @@ const FAULTS: [number, Fault][] = [
   [1, (world) => world.guestEnds()],
   [2, (world) => world.sender?.owner.alive && world.sender.strayAcknowledgement()],
   [6, (world) => isolatePrimary(world)],
+  [4, (world) => loseAnswer(world)],
+  [2, (world) => stopAndFailOver(world)],
 ];
 
 const WEIGHT = FAULTS.reduce((sum, [weight]) => sum + weight, 0);
@@ -62,6 +64,7 @@ export function planFaults(world: World): number {
     atMs += random.chance(0.5) ? random.between(0, 300) : random.between(0, 4_000);
   }
   if (random.chance(0.85)) world.crashPlan = planCrash(world);
+  world.momentPlan = random.chance(0.2) ? random.pick(MOMENTS) : null;
   world.faultChance = random.chance(0.2) ? 0.1 : 0;
   return atMs + random.between(500, random.chance(0.15) ? 30_000 : 4_000);
 }
@@ -109,6 +112,36 @@ function cutBetweenHosts(world: World): void {
     [other.name, one.name],
   ];
   cut(world, world.random.chance(0.6) ? ways : [world.random.pick(ways)]);
+}
+
+/** What happens at a moment that is too short to be met by chance. */
+const MOMENTS: readonly MomentPlan[] = [
+  {
+    moment: 'a checkpoint was not held',
+    then: (world) => {
+      world.time.later(world.random.between(0, 40), null, () => powerCut(world, 'primary'));
+    },
+  },
+  { moment: 'the first commit', then: (world) => cutBetweenHosts(world) },
+];
+
+/** The arbiter decides for the backup, and neither host hears of it; then the primary asks the backup. */
+function loseAnswer(world: World): void {
+  const { primary, backup } = world.term;
+  cut(world, [
+    ['arbiter', backup.name],
+    ['arbiter', primary.name],
+    [primary.name, 'arbiter'],
+  ]);
+  world.receiver?.askFailover('failover was asked for');
+  world.time.later(world.random.between(20, 400), null, () => resetLink(world));
+}
+
+/** Protection is ended, and while it ends somebody asks for the failover. */
+function stopAndFailOver(world: World): void {
+  if (world.sender?.owner.alive !== true) return;
+  world.sender.stop('unprotect');
+  world.time.later(world.random.between(1, 500), null, () => world.receiver?.askFailover('failover was asked for'));
 }
 
 /** From its peer and from the arbiter: the backup wins while the primary's guest runs. */

@@ -12,7 +12,7 @@ import type { Packet } from './model-output.js';
 import { Owner } from './model-time.js';
 import type { ModelTime } from './model-time.js';
 
-const JOURNAL_BYTES = 640 << 10;
+const JOURNAL_BYTES = 3 << 20;
 
 export const volumeBytes = (volume: number): number =>
   volume === BARRIER ? 8 * SECTOR_BYTES : CELLS * SECTOR_BYTES;

@@ -45,6 +45,7 @@ for (let seed = first; sum.steps < steps && !failed; seed++) {
   coverage.merge(result.coverage);
   sum.runs++;
   for (const key of ['steps', 'episodes', 'checkpoints', 'failovers', 'virtualMs'] as const) sum[key] += result[key];
+  if (result.cutShort !== null) print(`seed ${seed} was cut short: ${result.cutShort}`);
   if (result.violation === null) continue;
   failed = true;
   print(`seed ${seed}: ${result.violation.message}`);

@@ -92,7 +92,15 @@ export class ModelGuest {
   #completions: Write[] = [];
   #idleUntilMs = 0;
 
-  constructor(host: Host, drbd: ModelDrbd, memory: Memory) {
+  readonly #note: (operation: number, cells: number[]) => void;
+
+  constructor(
+    host: Host,
+    drbd: ModelDrbd,
+    memory: Memory,
+    note: (operation: number, cells: number[]) => void,
+  ) {
+    this.#note = note;
     this.host = host;
     this.#drbd = drbd;
     this.memory = memory;
@@ -133,6 +141,10 @@ export class ModelGuest {
       writes.push({ operation, block: { volume, cell }, before: memory.cells[volume]?.[cell] ?? 0 });
     }
     memory.next++;
+    this.#note(
+      operation,
+      writes.map(({ block }) => block.cell),
+    );
     this.isDirty = true;
     for (const write of writes) {
       const cells = memory.cells[write.block.volume] as number[];

@@ -9,7 +9,7 @@ import type { PipeItem, SenderProcess, Snapshot } from './sender-process.js';
 import type { Term, World } from './world.js';
 
 /** Share of checkpoints for which the pipe was not small in time. */
-const MISSED = 0.03;
+const MISSED = 0.05;
 
 export class ModelXl {
   readonly owner: Owner;
@@ -55,7 +55,7 @@ export class ModelXl {
   }
 
   /** @param ordinal 0 for the live round */
-  #finish(snapshot: Snapshot): void {
+  #finish(snapshot: Snapshot, isMissed = false): void {
     this.#write({ kind: 'checkpoint-record' }, () => {
       const { guest } = this.#host;
       if (guest === null) {
@@ -63,7 +63,10 @@ export class ModelXl {
         return;
       }
       guest.resume();
-      this.#write({ kind: 'checkpoint-end', snapshot }, () => this.#wait());
+      this.#write({ kind: 'checkpoint-end', snapshot }, () => {
+        if (isMissed) this.#world.moment('a checkpoint was not held');
+        this.#wait();
+      });
     });
   }
 
@@ -102,6 +105,6 @@ export class ModelXl {
       return;
     }
     const isHeld = !random.chance(MISSED);
-    this.#write({ kind: 'begin', isHeld }, () => this.#pages(1 + random.below(2), () => this.#finish(snapshot)));
+    this.#write({ kind: 'begin', isHeld }, () => this.#pages(1 + random.below(2), () => this.#finish(snapshot, !isHeld)));
   }
 }

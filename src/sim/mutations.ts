@@ -2,7 +2,6 @@
  * Faults put into the machines on purpose: each wraps a production step function, or leaves out an act, in a way in
  * which somebody could have got it wrong. The simulator has to find every one of them.
  */
-import type { MarkState } from '../core/netbuf/marks.js';
 import { receiverStep } from '../core/protect/receiver.js';
 import type { ReceiverEffect, ReceiverInput, ReceiverState, ReceiverStepResult } from '../core/protect/receiver.js';
 import { senderStep } from '../core/protect/sender.js';
@@ -110,13 +109,6 @@ export const MUTATIONS: readonly Mutation[] = [
   receiver('agreed with the primary after the arbiter was asked', ['two'], (state, input) =>
     receiverStep(input.type === 'drop-term' ? { ...state, mayHaveWon: false } : state, input),
   ),
-  receiver('answered before the copy is dropped', ['two'], (state, input) => {
-    const { state: next, effects } = receiverStep(state, input);
-    if (input.type !== 'decision-durable' || next.step !== 'drop-copy') return { state: next, effects };
-    // And the claim is not over with it: an operator who says otherwise is still heard.
-    const { reason } = next;
-    return { state: next, effects: [{ type: 'answer-ended', decision: 'primary', reason }, ...effects] };
-  }),
   receiver('a second decision in the same term', ['two', 'program'], (state, input) => {
     const isSecond =
       (input.type === 'failover-asked' || (input.type === 'claimed' && input.decision === 'backup')) &&
@@ -204,9 +196,9 @@ export const MUTATIONS: readonly Mutation[] = [
     return { ...result, state: { ...result.state, committedAtMs: input.nowMs, diskLostSinceMs: null } };
   }),
   marks('a second mark over a pending one', ['output'], (state, input) => {
-    const before: MarkState =
-      input.kind === 'mark' && state.phase === 'held' ? { ...state, pending: null } : state;
-    return stepMarks(before, input);
+    const step = stepMarks(state, input);
+    const isOver = input.kind === 'mark' && state.phase === 'held' && state.pending !== null;
+    return isOver && step.effect === 'none' ? { ...step, effect: 'block' } : step;
   }),
   marks('the release of an earlier checkpoint releases the pending mark', ['output'], (state, input) => {
     if (input.kind !== 'release' || state.phase !== 'held' || state.pending === null) return stepMarks(state, input);

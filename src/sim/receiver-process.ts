@@ -470,8 +470,10 @@ export class ReceiverProcess {
     const world = this.#world;
     const { time, drbd } = world;
     const side = drbd.of(host);
-    if (host.files.decision?.term !== this.term.number) {
-      world.violation('two', `${step} was begun before the decision was durable`);
+    const outcome = this.state.phase === 'failing-over' ? 'discard' : 'roll-forward';
+    const { decision } = host.files;
+    if (decision?.term !== this.term.number || decision.outcome !== outcome) {
+      world.violation('two', `${step} was begun, and what is recorded is ${decision?.outcome ?? 'nothing'}`);
     }
     if (world.takesFault('step')) {
       time.later(time.random.between(1, 50), this.owner, () => done('modelled failure'));
@@ -485,6 +487,8 @@ export class ReceiverProcess {
     if (journal === null) throw new Error('no journal');
     switch (step) {
       case 'disconnect':
+        // DRBD waits for its writes, and those for room that only the discard would make: see `cutShort`.
+        if (journal.state().full !== null) world.cutShort = 'the journal is full at the failover';
         time.later(time.random.between(1, 100), this.owner, () => drbd.disconnect(side, () => done(null)));
         return;
       case 'discard':

@@ -20,6 +20,7 @@ export interface RunOptions {
 export interface RunResult {
   seed: number;
   violation: Violation | null;
+  cutShort: string | null;
   steps: number;
   episodes: number;
   checkpoints: number;
@@ -60,6 +61,7 @@ export async function simulate(seed: number, options: RunOptions): Promise<RunRe
   return {
     seed,
     violation: world.found,
+    cutShort: world.cutShort,
     steps: run.steps,
     episodes,
     checkpoints: world.checkpoints,
@@ -90,7 +92,7 @@ class Run {
         time.hasPromises = false;
         await settle();
       }
-      if (this.#world.found !== null) throw new Over();
+      if (this.#world.found !== null || this.#world.cutShort !== null) throw new Over();
     }
     time.nowMs = Math.max(time.nowMs, untilMs);
   }

@@ -11,6 +11,7 @@ import type { ArbiterKind } from './model-arbiter.js';
 import { ModelDrbd } from './model-drbd.js';
 import type { Block } from './model-drbd.js';
 import { copyMemory, decodeCell, disagreement, memoryFromDisks, ModelGuest, newMemory } from './model-guest.js';
+import type { Memory } from './model-guest.js';
 import { ModelNetwork } from './model-network.js';
 import type { Packet } from './model-output.js';
 import { ModelTime, Owner } from './model-time.js';
@@ -65,6 +66,12 @@ export interface CrashPlan {
   what: 'kill' | 'power-cut';
 }
 
+/** Something that happens at a moment of the run, once. */
+export interface MomentPlan {
+  moment: 'a checkpoint was not held' | 'the first commit';
+  then: (world: World) => void;
+}
+
 export class World {
   readonly random: Random;
   readonly time: ModelTime;
@@ -80,6 +87,11 @@ export class World {
   left = 0;
   checkpoints = 0;
   crashPlan: CrashPlan | null = null;
+  momentPlan: MomentPlan | null = null;
+  /** By operation, the sectors that it wrote on each disk. */
+  readonly operations: number[][] = [];
+  /** By disk and sector, the last operation that was seen outside and wrote it. */
+  readonly seen = newMemory().cells;
   /** Chance that an act fails where failing is modelled. */
   faultChance = 0;
   sender: SenderProcess | null = null;
@@ -90,6 +102,10 @@ export class World {
   receiverCleanup: Owner | null = null;
   isHealing = false;
   found: Violation | null = null;
+  /** Why this run says no more, without anything being wrong. */
+  cutShort: string | null = null;
+  #lastTickMs = 0;
+  #goesOnMs = 0;
   /** Lines for people who look into a seed. */
   trace: ((line: string) => void) | null = null;
 
@@ -109,7 +125,11 @@ export class World {
     const [alpha] = this.hosts;
     this.drbd.promote(this.drbd.of(alpha));
     this.drbd.of(alpha).wroteAlone = false;
-    alpha.guest = new ModelGuest(alpha, this.drbd, newMemory());
+    alpha.guest = this.makeGuest(alpha, newMemory());
+  }
+
+  makeGuest(host: Host, memory: Memory): ModelGuest {
+    return new ModelGuest(host, this.drbd, memory, (operation, cells) => (this.operations[operation] = cells));
   }
 
   get term(): Term {
@@ -140,6 +160,9 @@ export class World {
   // --- what the guarantees say
 
   #leave(host: Host, packet: Packet): void {
+    for (let operation = this.left + 1; operation <= packet.count; operation++) {
+      this.operations[operation]?.forEach((cell, volume) => ((this.seen[volume] as number[])[cell] = operation));
+    }
     this.left = Math.max(this.left, packet.count);
     const term = this.terms.find(({ number }) => number === packet.term);
     if (term === undefined) return;
@@ -160,6 +183,14 @@ export class World {
     );
   }
 
+  moment(moment: MomentPlan['moment']): void {
+    const plan = this.momentPlan;
+    if (plan?.moment !== moment || this.isHealing) return;
+    this.momentPlan = null;
+    this.say(moment);
+    plan.then(this);
+  }
+
   committed(term: Term, epoch: number, snapshot: Snapshot | null): void {
     if (snapshot === null) {
       this.violation('atomic', `epoch ${epoch} was committed without its memory`);
@@ -172,14 +203,20 @@ export class World {
         `the first commit is of snapshot ${snapshot.ordinal}, and output of ${term.leftSnapshot} has left`,
       );
     }
+    const isFirst = term.committed === 0;
     term.committed = snapshot.ordinal;
+    if (isFirst) this.moment('the first commit');
     term.committedAtMs = this.time.nowMs;
   }
 
   checkProtection(sender: SenderProcess, protection: string): void {
+    const { nowMs } = this.time;
+    // One that was itself stopped knows nothing yet of what has happened meanwhile.
+    if (nowMs - this.#lastTickMs > 500) this.#goesOnMs = nowMs;
+    this.#lastTickMs = nowMs;
     if (protection !== 'protected') return;
     const { term } = sender;
-    const silentMs = this.time.nowMs - term.committedAtMs;
+    const silentMs = nowMs - Math.max(term.committedAtMs, this.#goesOnMs);
     if (silentMs > SILENT_MS) {
       this.violation('silent', `protected is said, and the last commit was ${Math.round(silentMs)} ms ago`);
     }
@@ -212,7 +249,7 @@ export class World {
     }
     const differs = disagreement(snapshot.memory, (block) => this.peek(host, block));
     if (differs !== null) this.violation('atomic', `snapshot ${snapshot.ordinal}: ${differs}`);
-    const guest = new ModelGuest(host, this.drbd, copyMemory(snapshot.memory));
+    const guest = this.makeGuest(host, copyMemory(snapshot.memory));
     guest.term = term.number;
     host.guest = guest;
     return null;
@@ -233,7 +270,14 @@ export class World {
     if (memory.done < this.left) {
       this.violation('lost', `${host.name} starts with count ${memory.done}, and ${this.left} was seen outside`);
     }
-    host.guest = new ModelGuest(host, this.drbd, memory);
+    for (const [volume, cells] of this.seen.entries()) {
+      cells.forEach((operation, cell) => {
+        const found = memory.cells[volume]?.[cell] ?? 0;
+        if (found >= operation) return;
+        this.violation('lost', `disk ${volume} sector ${cell} has ${found}, ${operation} was seen outside`);
+      });
+    }
+    host.guest = this.makeGuest(host, memory);
     return null;
   }
 
@@ -436,7 +480,13 @@ export class World {
 
   #cleanReceiver(term: Term): void {
     const { backup } = term;
-    this.time.later(this.random.between(20, 500), backup.owner, () => this.recoverJournal(backup, false));
+    // The unit is not over before its clean-up is.
+    const waiting = new Owner('receiver-cleanup', backup.owner);
+    this.receiverCleanup = waiting;
+    this.time.later(this.random.between(20, 500), waiting, () => {
+      waiting.die('ended');
+      this.recoverJournal(backup, false);
+    });
   }
 
   /** What an ended receiver left behind, or what a boot finds. */
