@@ -1,9 +1,9 @@
 /**
- * Runs test/edge/netbuf.tools.test.ts in dom0 of a lab host, for machines whose own kernel has no sch_plug.
+ * Runs test/edge/netbuf.kernel.ts in dom0 of a lab host, for machines whose own kernel has no sch_plug.
  *
  *   node --import tsx test/lab/netbuf-host.ts alpha|beta     on a lab that is up
  *   node --import tsx test/lab/netbuf-host.ts --to DIRECTORY only writes what would be copied there: start
- *                                                            netbuf.tools.test.cjs with Node, as root
+ *                                                            netbuf.kernel.cjs with Node, as root
  */
 import { build } from 'esbuild';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -19,7 +19,7 @@ const KOFFI = '@koromix/koffi-linux-x64';
 
 async function bundle(directory: string): Promise<void> {
   await build({
-    entryPoints: ['test/edge/netbuf.tools.test.ts', 'test/edge/netbuf-holder.ts'],
+    entryPoints: ['test/edge/netbuf.kernel.ts', 'test/edge/netbuf-holder.ts'],
     outdir: directory,
     outExtension: { '.js': '.cjs' },
     bundle: true,
@@ -51,7 +51,7 @@ if (where === '--to' && to !== undefined) {
     await host.sh(`rm -rf ${THERE} && mkdir ${THERE} && tar -C ${THERE} -xz`, {
       input: readFileSync(archive),
     });
-    const test = await host.sh(`cd ${THERE} && CI=true NO_COLOR=1 node netbuf.tools.test.cjs 2>&1`, {
+    const test = await host.sh(`cd ${THERE} && CI=true NO_COLOR=1 node netbuf.kernel.cjs 2>&1`, {
       timeoutMs: LIMIT_MS,
       check: false,
     });

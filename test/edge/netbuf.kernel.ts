@@ -1,6 +1,7 @@
 /**
  * Network buffering with the kernel's own queues: what is held, what is let go at which commit, and what is left when
- * something is killed. Needs root and a kernel with sch_plug and ifb.
+ * something is killed. Needs root and a kernel with sch_plug and ifb, so it is no part of
+ * `npm test`: test/lab/netbuf-host.ts runs it in dom0 of a lab host.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
