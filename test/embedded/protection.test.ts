@@ -24,21 +24,33 @@ test('a guest whose host loses power in a checkpoint goes on, with every answer,
   }
 });
 
-test('nothing is left of a pair that was closed', async () => {
+test('protection that ends by agreement leaves the guest running, equal disks, and in the end nothing', async () => {
   const pair = await ProtectedPair.start({
-    intervalMs: 50,
-    clients: 1,
-    thinkMs: 0,
-    broken: null,
-    seed: 1,
-    keep: false,
+    ...{ intervalMs: 50, clients: 4, thinkMs: 5, broken: null, seed: 1, keep: false },
   });
   const { folder } = pair;
   const pids = pair.pids();
-  assert.is(pids.length, 2);
-  await pair.close();
+  try {
+    assert.is(pids.length, 2);
+    await pair.protect();
+    pair.clients.start();
+    await answered(pair);
+    await pair.unprotect();
+    await answered(pair);
+    assert.equal(await pair.verify(), []);
+    const { volumes } = await pair.compare();
+    assert.ok(volumes.every(({ same }) => same));
+  } finally {
+    await pair.close();
+  }
   assert.not.ok(existsSync(folder));
   for (const pid of pids) assert.throws(() => process.kill(pid, 0), /ESRCH/);
 });
+
+/** Waits for some answers more. */
+async function answered(pair: ProtectedPair): Promise<void> {
+  const { length } = pair.clients.answers;
+  while (pair.clients.answers.length < length + 20) await pair.clients.nextAnswer();
+}
 
 test.run();

@@ -44,6 +44,9 @@ export interface GuestDevices {
   send(connection: number, text: string): void;
 }
 
+/** Why it does not run: it was never started, a checkpoint is taken, or somebody holds it. It runs when nothing is left. */
+type Suspension = 'new' | 'checkpoint' | 'held';
+
 interface Pending {
   slot: number;
   count: number;
@@ -54,7 +57,7 @@ interface Pending {
 export class EmbeddedGuest {
   readonly memory: EmbeddedMemory;
   readonly #devices: GuestDevices;
-  #runs = false;
+  readonly #suspendedBy = new Set<Suspension>(['new']);
   #waiting: (() => void)[] = [];
   #failure: Error | null = null;
 
@@ -64,7 +67,7 @@ export class EmbeddedGuest {
   }
 
   get runs(): boolean {
-    return this.#runs;
+    return this.#suspendedBy.size === 0;
   }
 
   get count(): number {
@@ -77,21 +80,25 @@ export class EmbeddedGuest {
   }
 
   /** Its clock has ticked meanwhile, as every guest's does: memory never stays the same. */
-  suspend(): void {
+  suspend(by: Suspension): void {
     const page = this.memory.touch(COUNT_PAGE);
     page.writeDoubleLE(page.readDoubleLE(CLOCK_OFFSET) + 1, CLOCK_OFFSET);
-    this.#runs = false;
+    this.#suspendedBy.add(by);
   }
 
-  resume(): void {
-    this.#runs = true;
-    for (const event of this.#waiting.splice(0)) this.#happen(event);
+  resume(by: Suspension): void {
+    this.#suspendedBy.delete(by);
+    while (this.runs) {
+      const event = this.#waiting.shift();
+      if (event === undefined) return;
+      event();
+    }
   }
 
   /** Of a restored guest, in place of the first `resume`. */
   restart(): void {
-    this.resume();
     for (const pending of readPending(this.memory)) this.#write(pending);
+    this.resume('new');
   }
 
   /** A packet of a client. */
@@ -100,7 +107,7 @@ export class EmbeddedGuest {
   }
 
   #happen(event: () => void): void {
-    if (this.#runs) event();
+    if (this.runs) event();
     else this.#waiting.push(event);
   }
 

@@ -18,6 +18,7 @@ import { BANNER, EmbeddedHypervisor } from './hypervisor.js';
 import type { IncomingGuest } from './hypervisor.js';
 import type { EmbeddedMemory } from './memory.js';
 import { Ipc } from './ipc.js';
+import { XL_SOCKET } from './jobs.js';
 import type {
   ControllerCalls,
   HostCalls,
@@ -33,7 +34,6 @@ import { EmbeddedMirror } from './mirror.js';
 import type { MirrorState } from './mirror.js';
 import { EmbeddedOutputBuffer } from './output-buffer.js';
 import { readJob, startPart } from './program.js';
-import { XL_SOCKET } from './receiver-part.js';
 
 /** So many blocks behind the last count are looked at, too: what is there would be ahead of memory. */
 const LOOK_AHEAD_BLOCKS = 64;
@@ -124,10 +124,10 @@ class EmbeddedHost {
         };
       },
       hold: async () => {
-        this.#need().suspend();
+        this.#need().suspend('held');
         await this.#mirror.drained();
       },
-      letGo: () => this.#need().resume(),
+      letGo: () => this.#need().resume('held'),
       sums: async () => {
         const sums: string[] = [];
         for (const volume of EMBEDDED_VOLUMES.keys()) {

@@ -55,11 +55,11 @@ export class EmbeddedHypervisor {
   /** Starts a guest with empty memory. */
   boot(): void {
     this.#guest = new EmbeddedGuest(new EmbeddedMemory(GUEST_PAGES), this.#devices);
-    this.#guest.resume();
+    this.#guest.resume('new');
   }
 
   destroy(): void {
-    this.#guest?.suspend();
+    this.#guest?.suspend('held');
     this.#guest = null;
   }
 
@@ -83,9 +83,9 @@ export class EmbeddedHypervisor {
         ...encodePages(guest.memory.takeAll()),
       ]);
       for (;;) {
-        guest.suspend();
+        guest.suspend('checkpoint');
         await writeAll(pipe.write, checkpointParts(guest.memory.takeDirty()));
-        if (this.#guest === guest) guest.resume();
+        guest.resume('checkpoint');
         await writeAll(pipe.write, encodeCheckpointEnd());
         await pause(intervalMs);
       }
@@ -93,7 +93,7 @@ export class EmbeddedHypervisor {
       if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error;
     } finally {
       closeSync(pipe.write);
-      if (this.#guest === guest && !guest.runs) guest.resume();
+      guest.resume('checkpoint');
     }
   }
 

@@ -4,7 +4,6 @@ import type { FiguresSummary } from '../../core/protect/figures.js';
 import type { VolumeRange } from '../../core/journal/types.js';
 import type { GuestEnd } from '../../core/protect/types.js';
 import type { TlsFiles } from '../../link/tls.js';
-import type { Packet } from './output-buffer.js';
 import type { CutPoint } from './cuts.js';
 import type { MirrorState } from './mirror.js';
 
@@ -13,6 +12,8 @@ export const DOMAIN = 'embedded-guest';
 /** The version that both ends say on the link. */
 export const PROGRAM = 'embedded';
 export const FAIL_AFTER_MS = 1000;
+/** In a host's folder: the standard input and output of its `xl migrate-receive`. */
+export const XL_SOCKET = 'xl.sock';
 
 /**
  * Guarantees that tests break on purpose, to see that it is noticed:
@@ -27,8 +28,6 @@ export type Break = (typeof BREAKS)[number];
 export interface HostJob {
   host: string;
   directory: string;
-  arbiter: string;
-  broken: Break | null;
 }
 
 /** Both processes of a term. */
@@ -69,9 +68,6 @@ export interface ReceiverFacts {
   phase: string;
   reason: string;
   committedEpoch: number;
-  receivedBytes: number;
-  journalUsedBytes: number;
-  journalTotalBytes: number;
 }
 
 /** Plain data, so that it can travel between processes. */
@@ -163,5 +159,3 @@ export interface ControllerCalls {
   cutPeer: (point: CutPoint) => void;
   remusEnded: (error: string | null) => void;
 }
-
-export type { Packet };

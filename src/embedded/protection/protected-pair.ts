@@ -111,7 +111,6 @@ export class ProtectedPair {
   readonly #options: PairOptions;
   readonly #hosts = new Map<HostName, Host>();
   #primary: HostName = HOSTS[0];
-  #order: Order | null = null;
   #lives = 0;
   #wakers: (() => void)[] = [];
   #logAtProtect = 0;
@@ -162,17 +161,12 @@ export class ProtectedPair {
     return this.#primary === HOSTS[0] ? HOSTS[1] : HOSTS[0];
   }
 
-  get order(): Order | null {
-    return this.#order;
-  }
-
   /**
    * Protects the guest where it is. Resolves at the first commit.
    * @throws Error when that does not come about
    */
   async protect(): Promise<void> {
     const order = await this.#newOrder();
-    this.#order = order;
     this.sender = null;
     this.receiver = null;
     this.#logAtProtect = this.log.length;
@@ -183,6 +177,14 @@ export class ProtectedPair {
     );
     await primary.ipc.call('startRemus', { ...this.#termJob(primary, order), port });
     await this.until('the first commit', () => this.sender?.protection === 'protected');
+  }
+
+  /** Ends protection by agreement: the guest runs on where it is, and its output flows. */
+  async unprotect(): Promise<void> {
+    await this.#host(this.#primary).ipc.call('stop', 'protection was ended by an operator');
+    await this.until('the end of protection', () => {
+      return this.receiver?.phase === 'ended' && this.sender?.protection === 'unprotected';
+    });
   }
 
   /** The next time that a checkpoint comes by this point, the primary's power is cut. Resolves when it has been. */
@@ -239,12 +241,11 @@ export class ProtectedPair {
 
   /** With the clients at rest: memory and both disks agree, and every answer ever given is in all three. */
   async verify(): Promise<LedgerViolation[]> {
-    const isAsking = this.clients.answers.length;
     this.clients.stop();
     await this.until('the clients are at rest', () => this.clients.waiting === 0, 10);
     const facts = await this.#host(this.#primary).ipc.call('ledger', null);
     const violations = check(facts, this.clients.answers);
-    if (isAsking >= 0) this.clients.start();
+    this.clients.start();
     return violations;
   }
 
@@ -358,12 +359,7 @@ export class ProtectedPair {
 
   async #startHost(name: HostName): Promise<void> {
     const directory = this.#directory(name);
-    const job: HostJob = {
-      host: name,
-      directory,
-      arbiter: join(this.folder, 'arbiter'),
-      broken: this.#options.broken,
-    };
+    const job: HostJob = { host: name, directory };
     await rm(join(directory, CUT_FILE), { force: true });
     const stderr = openSync(join(directory, 'stderr.log'), 'a');
     // A group of its own: what a power cut kills.

@@ -18,14 +18,12 @@ import type { BackupDisks, Copy, CopyEvents, ReceiverEdges } from '../../protect
 import { EmbeddedDisks } from './backup-disks.js';
 import type { CutPoint } from './cuts.js';
 import { Ipc } from './ipc.js';
-import { DOMAIN, FAIL_AFTER_MS, PROGRAM } from './jobs.js';
+import { DOMAIN, FAIL_AFTER_MS, PROGRAM, XL_SOCKET } from './jobs.js';
 import type { LogLine, PartCalls, ReceiverCalls, TermJob } from './jobs.js';
 import { readJob } from './program.js';
 
 const FACTS_MS = 100;
 const STEP_ATTEMPTS_MAX = 3;
-
-export const XL_SOCKET = 'xl.sock';
 
 export async function runReceiverPart(): Promise<void> {
   const job = readJob<TermJob>();
@@ -97,14 +95,14 @@ class ReceiverPart {
       onSession: (link) => takeSession(receiver, identity, link),
       onCleanup: (control, hello) => onCleanup(receiver, control, hello),
     });
-    const timer = setInterval(() => this.#report(), FACTS_MS);
+    const timer = setInterval(() => void this.#report().catch(() => undefined), FACTS_MS);
     await this.#ipc.call('listening', listener.port);
     try {
       await receiver.finished;
     } finally {
       clearInterval(timer);
       this.#abort.abort();
-      this.#report();
+      await this.#report().catch(() => undefined);
       await listener.close();
     }
   }
@@ -172,15 +170,12 @@ class ReceiverPart {
     });
   }
 
-  #report(): void {
-    const { state, reason, receivedBytes, usedBytes, totalBytes } = this.#receiver.view();
-    this.#ipc.tell('facts', {
+  async #report(): Promise<void> {
+    const { state, reason } = this.#receiver.view();
+    await this.#ipc.call('facts', {
       phase: state.phase,
       reason,
       committedEpoch: state.committed,
-      receivedBytes,
-      journalUsedBytes: usedBytes,
-      journalTotalBytes: totalBytes,
     });
   }
 }

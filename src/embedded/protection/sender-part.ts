@@ -97,15 +97,16 @@ export async function runSenderPart(): Promise<void> {
     ...LIMITS,
   };
   const sender = new Sender(options, withCuts(edges, passes));
-  const report = (): void => {
+  const report = async (): Promise<void> => {
     const { state, sentBytes, figures, protection } = sender.view();
-    ipc.tell('facts', { ...protection, committedEpoch: state.lastCommitted, sentBytes, figures });
+    await ipc.call('facts', { ...protection, committedEpoch: state.lastCommitted, sentBytes, figures });
   };
-  const timer = setInterval(report, FACTS_MS);
+  const timer = setInterval(() => void report().catch(() => undefined), FACTS_MS);
   try {
     await sender.run();
   } finally {
     clearInterval(timer);
+    await report().catch(() => undefined);
   }
   process.exit(0);
 }
