@@ -60,9 +60,7 @@ function askReceiver(
       return;
     }
     onUndecided(outcome);
-    time.later(AGAIN_MS, owner, () =>
-      askReceiver(world, term, owner, reason, isOver, onUndecided, decided),
-    );
+    time.later(AGAIN_MS, owner, () => askReceiver(world, term, owner, reason, isOver, onUndecided, decided));
   };
   const receiver = world.receiverOn(term.backup, term);
   const isUp =

@@ -141,7 +141,9 @@ function loseAnswer(world: World): void {
 function stopAndFailOver(world: World): void {
   if (world.sender?.owner.alive !== true) return;
   world.sender.stop('unprotect');
-  world.time.later(world.random.between(1, 500), null, () => world.receiver?.askFailover('failover was asked for'));
+  world.time.later(world.random.between(1, 500), null, () =>
+    world.receiver?.askFailover('failover was asked for'),
+  );
 }
 
 /** From its peer and from the arbiter: the backup wins while the primary's guest runs. */
@@ -171,9 +173,14 @@ function resetLink(world: World): void {
 }
 
 function pause(world: World): void {
-  const owners = [world.sender?.owner, world.receiver?.owner, world.senderUnit, ...world.hosts.map(({ owner }) => owner)];
-  const owner = world.random.pick(owners);
+  const { sender, receiver, senderUnit } = world;
+  const owner = world.random.pick([
+    ...world.hosts.map((host) => host.owner),
+    ...(sender === null ? [] : [sender.owner]),
+    ...(receiver === null ? [] : [receiver.owner]),
+    ...(senderUnit === null ? [] : [senderUnit]),
+  ]);
   const forMs = world.random.between(50, world.random.chance(0.3) ? 20_000 : 2_500);
-  world.say(`pause of ${owner?.name ?? ''} for ${Math.round(forMs)} ms`);
-  owner?.pause(world.time.nowMs + forMs);
+  world.say(`pause of ${owner.name} for ${Math.round(forMs)} ms`);
+  owner.pause(world.time.nowMs + forMs);
 }

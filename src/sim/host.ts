@@ -104,11 +104,15 @@ export class LvLower implements Lower {
     const { time, owner } = this.#host;
     const each = { block, bytes };
     this.#underWay.add(each);
-    time.later(time.random.between(0.1, time.random.chance(0.05) ? 30 : 2), owner, () => {
-      this.#underWay.delete(each);
-      this.#disk(block).writeThrough(offsetOf(block), bytes);
-      done(true);
-    });
+    time.later(
+      time.random.between(0.1, time.random.chance(block.volume === BARRIER ? 0.2 : 0.05) ? 40 : 2),
+      owner,
+      () => {
+        this.#underWay.delete(each);
+        this.#disk(block).writeThrough(offsetOf(block), bytes);
+        done(true);
+      },
+    );
   }
 
   read(block: Block, done: (bytes: Buffer) => void): void {

@@ -44,7 +44,8 @@ for (let seed = first; sum.steps < steps && !failed; seed++) {
   const result = await simulate(seed, { steps: runSteps, ...(values.trace ? { trace: print } : {}) });
   coverage.merge(result.coverage);
   sum.runs++;
-  for (const key of ['steps', 'episodes', 'checkpoints', 'failovers', 'virtualMs'] as const) sum[key] += result[key];
+  for (const key of ['steps', 'episodes', 'checkpoints', 'failovers', 'virtualMs'] as const)
+    sum[key] += result[key];
   if (result.cutShort !== null) print(`seed ${seed} was cut short: ${result.cutShort}`);
   if (result.violation === null) continue;
   failed = true;
@@ -61,11 +62,14 @@ print(
 );
 print(`${rate(sum.checkpoints)} checkpoints with faults and ${rate(sum.steps)} steps a second of processor`);
 const holes = coverage.holes();
-print(`${coverage.inputs.size} pairs of phase and input, ${coverage.effects.size} effects; never crashed at: ${holes.length}`);
+print(
+  `${coverage.inputs.size} pairs of phase and input, ${coverage.effects.size} effects; never crashed at: ${holes.length}`,
+);
 if (!values.trace) {
   for (const counts of [coverage.inputs, coverage.effects, coverage.crashes]) {
     print('');
-    for (const [key, count] of [...counts].sort(([a], [b]) => (a < b ? -1 : 1))) print(`${String(count).padStart(9)} ${key}`);
+    for (const [key, count] of [...counts].sort(([a], [b]) => (a < b ? -1 : 1)))
+      print(`${String(count).padStart(9)} ${key}`);
   }
 }
 if (!values.trace) for (const hole of holes) print(`never crashed at: ${hole}`);

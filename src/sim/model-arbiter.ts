@@ -28,7 +28,13 @@ export class ModelArbiter {
     this.#network = network;
   }
 
-  claim(host: Host, owner: Owner, term: number, timeoutMs: number, answer: (answer: ClaimAnswer) => void): void {
+  claim(
+    host: Host,
+    owner: Owner,
+    term: number,
+    timeoutMs: number,
+    answer: (answer: ClaimAnswer) => void,
+  ): void {
     const { time } = this.#network;
     let isAnswered = false;
     const once = (value: ClaimAnswer): void => {
@@ -80,7 +86,10 @@ export class ModelArbiter {
     if (isAnswered()) return;
     const winner = this.told.get(`${term} ${host.name}`);
     if (winner !== undefined) answer(answerFor(host, winner));
-    else this.#network.time.later(200, owner, () => this.#wait(host, owner, term, leftMs - 200, answer, isAnswered));
+    else
+      this.#network.time.later(200, owner, () =>
+        this.#wait(host, owner, term, leftMs - 200, answer, isAnswered),
+      );
   }
 }
 

@@ -297,7 +297,13 @@ export class ModelDrbd {
     if (!side.isUp || !side.isPrimary || side.lower === null) return done(false);
     const { lower } = side;
     const key = keyOf(block);
-    const request: Request = { block, epoch: side.epoch, isBelow: false, isHere: false, isRemote: side.isConnected };
+    const request: Request = {
+      block,
+      epoch: side.epoch,
+      isBelow: false,
+      isHere: false,
+      isRemote: side.isConnected,
+    };
     side.requests.push(request);
     side.hot = [key, ...side.hot.filter((each) => each !== key)].slice(0, ACTIVITY_LOG);
     if (side.isConnected) this.#send(side, { kind: 'write', block, bytes });
@@ -359,7 +365,8 @@ export class ModelDrbd {
   #pathChanged(): void {
     const [one, other] = this.sides;
     const isWhole = (): boolean =>
-      this.#network.isUp(one.host.name, other.host.name) && this.#network.isUp(other.host.name, one.host.name);
+      this.#network.isUp(one.host.name, other.host.name) &&
+      this.#network.isUp(other.host.name, one.host.name);
     if (isWhole()) {
       this.#connectSoon();
       return;
@@ -402,7 +409,10 @@ export class ModelDrbd {
   #tryConnect(): void {
     const [one, other] = this.sides;
     if (this.sides.some((side) => side.isConnected || !side.isUp || side.standAlone)) return;
-    if (!this.#network.isUp(one.host.name, other.host.name) || !this.#network.isUp(other.host.name, one.host.name))
+    if (
+      !this.#network.isUp(one.host.name, other.host.name) ||
+      !this.#network.isUp(other.host.name, one.host.name)
+    )
       return;
     if (this.sides.some((side) => side.below > 0 || side.isBusy || side.lower === null)) {
       this.#connectSoon();
@@ -514,7 +524,8 @@ export class ModelDrbd {
           if (side.below > 0) return;
           side.inbox.shift();
           this.#flushBelow(side, () => {
-            if (this.#connection === connection) this.#send(side, { kind: 'barrier-ack', epoch: message.epoch });
+            if (this.#connection === connection)
+              this.#send(side, { kind: 'barrier-ack', epoch: message.epoch });
           });
           break;
         case 'barrier-ack':
@@ -528,7 +539,8 @@ export class ModelDrbd {
           this.#writeBelow(side, message.block, message.bytes, () => {
             this.#flushBelow(side, () => {
               side.outOfSync.delete(keyOf(message.block));
-              if (this.#connection === connection) this.#send(side, { kind: 'resync-ack', block: message.block });
+              if (this.#connection === connection)
+                this.#send(side, { kind: 'resync-ack', block: message.block });
             });
           });
           side.isBusy = true;
@@ -563,21 +575,25 @@ export class ModelDrbd {
   #writeBelow(side: DrbdSide, block: Block, bytes: Buffer, then?: () => void): void {
     const { lower } = side;
     side.below++;
-    this.#time.later(this.#time.random.between(0, 1), side.host.owner, () => {
-      lower?.write(block, bytes, (isGood) => {
-        if (side.lower !== lower || side.below === 0) return;
-        side.below--;
-        if (!isGood) {
-          this.#failed(side);
-          return;
-        }
-        if (then !== undefined) {
-          side.isBusy = false;
-          then();
-        }
-        this.#settle(side);
-      });
-    });
+    this.#time.later(
+      this.#time.random.between(0, this.#time.random.chance(0.1) ? 20 : 1),
+      side.host.owner,
+      () => {
+        lower?.write(block, bytes, (isGood) => {
+          if (side.lower !== lower || side.below === 0) return;
+          side.below--;
+          if (!isGood) {
+            this.#failed(side);
+            return;
+          }
+          if (then !== undefined) {
+            side.isBusy = false;
+            then();
+          }
+          this.#settle(side);
+        });
+      },
+    );
   }
 
   #flushBelow(side: DrbdSide, then: () => void): void {

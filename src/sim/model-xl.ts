@@ -105,6 +105,8 @@ export class ModelXl {
       return;
     }
     const isHeld = !random.chance(MISSED);
-    this.#write({ kind: 'begin', isHeld }, () => this.#pages(1 + random.below(2), () => this.#finish(snapshot, !isHeld)));
+    this.#write({ kind: 'begin', isHeld }, () =>
+      this.#pages(1 + random.below(2), () => this.#finish(snapshot, !isHeld)),
+    );
   }
 }

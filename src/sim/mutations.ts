@@ -3,7 +3,12 @@
  * which somebody could have got it wrong. The simulator has to find every one of them.
  */
 import { receiverStep } from '../core/protect/receiver.js';
-import type { ReceiverEffect, ReceiverInput, ReceiverState, ReceiverStepResult } from '../core/protect/receiver.js';
+import type {
+  ReceiverEffect,
+  ReceiverInput,
+  ReceiverState,
+  ReceiverStepResult,
+} from '../core/protect/receiver.js';
 import { senderStep } from '../core/protect/sender.js';
 import type { SenderEffect, SenderInput, SenderState, SenderStep } from '../core/protect/sender.js';
 import { stepMarks } from '../core/netbuf/marks.js';
@@ -125,7 +130,11 @@ export const MUTATIONS: readonly Mutation[] = [
   skip('DRBD is not disconnected before the discard', ['atomic', 'progress'], 'disconnect'),
   skip('the journal is not rolled forward', ['disks', 'atomic', 'lost', 'progress'], 'roll-forward'),
   skip('gives way and does not destroy the guest', ['two'], 'destroy'),
-  skip('a resync comes into an open session', ['atomic', 'lost', 'output', 'disks', 'progress'], 'before-resync-target'),
+  skip(
+    'a resync comes into an open session',
+    ['atomic', 'lost', 'output', 'disks', 'progress'],
+    'before-resync-target',
+  ),
   sender('released when it is sent', ['output'], (state, input) =>
     withAlso(senderStep(state, input), (effect) =>
       effect.type === 'send-checkpoint' && typeof effect.counts === 'number' && effect.counts > 0
@@ -135,7 +144,9 @@ export const MUTATIONS: readonly Mutation[] = [
   ),
   sender('released when it is marked', ['output'], (state, input) =>
     withAlso(senderStep(state, input), (effect) =>
-      effect.type === 'read-on' && effect.epoch !== null ? [{ type: 'release-network', epoch: effect.epoch }] : [],
+      effect.type === 'read-on' && effect.epoch !== null
+        ? [{ type: 'release-network', epoch: effect.epoch }]
+        : [],
     ),
   ),
   sender('the claim is ignored', ['two', 'output'], (state, input) => {
@@ -159,30 +170,37 @@ export const MUTATIONS: readonly Mutation[] = [
     });
   }),
   sender('the term of an acknowledgement is not checked', ['output'], (state, input) =>
-    senderStep(
-      state,
-      input.type === 'committed' ? { ...input, identity: state.options.identity } : input,
-    ),
+    senderStep(state, input.type === 'committed' ? { ...input, identity: state.options.identity } : input),
   ),
   sender('the epoch of an acknowledgement is not checked', ['output'], (state, input) => {
-    if (input.type !== 'committed' || input.epoch === state.lastCommitted + 1) return senderStep(state, input);
+    if (input.type !== 'committed' || input.epoch === state.lastCommitted + 1)
+      return senderStep(state, input);
     if (state.phase !== 'running' && state.phase !== 'holding') return senderStep(state, input);
     return {
-      state: { ...state, lastCommitted: input.epoch, lastReleased: input.epoch, lastSent: Math.max(state.lastSent, input.epoch) },
+      state: {
+        ...state,
+        lastCommitted: input.epoch,
+        lastReleased: input.epoch,
+        lastSent: Math.max(state.lastSent, input.epoch),
+      },
       effects: [{ type: 'release-network', epoch: Math.min(input.epoch, state.lastEpoch) }],
     };
   }),
   sender('the gate opens before the marker is written', ['atomic', 'lost', 'disks'], (state, input) => {
     const { hold } = state;
     return senderStep(
-      input.type === 'network-marked' && hold !== null ? { ...state, hold: { ...hold, written: true } } : state,
+      input.type === 'network-marked' && hold !== null
+        ? { ...state, hold: { ...hold, written: true } }
+        : state,
       input,
     );
   }),
   sender('the gate opens before the network is marked', ['output'], (state, input) => {
     const { hold } = state;
     return senderStep(
-      input.type === 'marker-written' && hold !== null ? { ...state, hold: { ...hold, marked: true } } : state,
+      input.type === 'marker-written' && hold !== null
+        ? { ...state, hold: { ...hold, marked: true } }
+        : state,
       input,
     );
   }),
@@ -201,7 +219,11 @@ export const MUTATIONS: readonly Mutation[] = [
     return isOver && step.effect === 'none' ? { ...step, effect: 'block' } : step;
   }),
   marks('the release of an earlier checkpoint releases the pending mark', ['output'], (state, input) => {
-    if (input.kind !== 'release' || state.phase !== 'held' || state.pending === null) return stepMarks(state, input);
-    return stepMarks(state, { kind: 'release', checkpoint: Math.max(input.checkpoint, state.pending.checkpoint) });
+    if (input.kind !== 'release' || state.phase !== 'held' || state.pending === null)
+      return stepMarks(state, input);
+    return stepMarks(state, {
+      kind: 'release',
+      checkpoint: Math.max(input.checkpoint, state.pending.checkpoint),
+    });
   }),
 ];

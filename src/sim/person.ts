@@ -53,7 +53,7 @@ export class Person {
       } else if (world.time.nowMs - this.#sinceMs > PATIENCE_MS && world.arbiter.kind === 'operator') {
         receiver.stop('stopped by a person');
       }
-      return `the receiver is ${phase} ${receiver.state.step ?? ""}: ${receiver.state.reason}`;
+      return `the receiver is ${phase} ${receiver.state.step ?? ''}: ${receiver.state.reason}`;
     }
     if (world.receiverCleanup?.alive === true) return 'the clean-up of the receiver';
     for (const host of hosts) {

@@ -32,7 +32,8 @@ export type ControlMessage =
   | { type: 'ended'; decision: Decision; reason: string };
 
 export type BulkMessage =
-  { type: 'data'; epoch: number } | { type: 'checkpoint'; epoch: number; folded: boolean; snapshot: Snapshot };
+  | { type: 'data'; epoch: number }
+  | { type: 'checkpoint'; epoch: number; folded: boolean; snapshot: Snapshot };
 
 type Asker = (decision: Decision | null, reason: string) => void;
 
@@ -239,6 +240,10 @@ export class ReceiverProcess {
     }
     if (state.phase === 'ended' || state.phase === 'failed-over' || state.phase === 'stuck') {
       this.isDone = state.phase !== 'stuck';
+      // Where a fault of the disk or of the copy itself is the cause a person goes on from the disks.
+      if (state.phase === 'stuck' && state.decision === 'backup' && !/modelled|no copy/.test(state.reason)) {
+        this.#world.violation('progress', `the failover is stuck: ${state.reason}`);
+      }
       this.#control?.close(1);
       this.#world.time.later(5, this.owner, () => this.owner.die('ended'));
     }
@@ -272,7 +277,11 @@ export class ReceiverProcess {
     });
   }
 
-  #act(name: string, work: (done: (error: string | null) => void) => void, then: (error: string | null) => void): void {
+  #act(
+    name: string,
+    work: (done: (error: string | null) => void) => void,
+    then: (error: string | null) => void,
+  ): void {
     if (this.#world.crashPoint('receiver', name, 'before', this.host, this.owner)) return;
     work((error) => {
       if (!this.owner.alive) return;
@@ -329,7 +338,10 @@ export class ReceiverProcess {
             if (journal === null) throw new Error('no journal');
             const { closedEpoch } = journal.state();
             if (effect.epoch > (closedEpoch ?? 0)) {
-              world.violation('atomic', `commit ${effect.epoch} was asked for, and the last marker is ${closedEpoch}`);
+              world.violation(
+                'atomic',
+                `commit ${effect.epoch} was asked for, and the last marker is ${closedEpoch}`,
+              );
             }
             this.#wait(journal.commit(effect.epoch), (error) => {
               if (error === null) {
@@ -361,7 +373,11 @@ export class ReceiverProcess {
           'acknowledge',
           (done) => {
             if (this.state.identity !== null)
-              this.#control?.send(1, { type: 'committed', identity: this.state.identity, epoch: effect.epoch });
+              this.#control?.send(1, {
+                type: 'committed',
+                identity: this.state.identity,
+                epoch: effect.epoch,
+              });
             done(null);
           },
           () => undefined,
@@ -620,6 +636,7 @@ export class ReceiverProcess {
 export function blocksOf(volume: number, offsetBytes: number, lengthBytes: number): Block[] {
   if (volume === BARRIER) return [{ volume, cell: 0 }];
   const blocks: Block[] = [];
-  for (let at = offsetBytes; at < offsetBytes + lengthBytes; at += 512) blocks.push({ volume, cell: at / 512 });
+  for (let at = offsetBytes; at < offsetBytes + lengthBytes; at += 512)
+    blocks.push({ volume, cell: at / 512 });
   return blocks;
 }

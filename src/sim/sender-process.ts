@@ -60,7 +60,12 @@ export class SenderProcess {
     const watch = (): void => {
       world.time.later(world.time.random.between(2, 60), this.owner, () => {
         const fault = world.drbd.fault(side);
-        this.input({ type: 'disk', connected: fault === null, reason: fault ?? '', nowMs: this.host.nowMs() });
+        this.input({
+          type: 'disk',
+          connected: fault === null,
+          reason: fault ?? '',
+          nowMs: this.host.nowMs(),
+        });
       });
     };
     side.watchers.add(watch);
@@ -150,7 +155,12 @@ export class SenderProcess {
     if (this.state.phase === 'decided') return;
     this.#world.time.later(this.#world.time.random.between(1, 300), this.owner, () => {
       const guest: GuestEnd | null = this.host.guest === null ? 'gone' : null;
-      this.input({ type: 'stream-ended', reason: 'xl has ended its stream', guest, nowMs: this.host.nowMs() });
+      this.input({
+        type: 'stream-ended',
+        reason: 'xl has ended its stream',
+        guest,
+        nowMs: this.host.nowMs(),
+      });
     });
   }
 
@@ -198,7 +208,12 @@ export class SenderProcess {
               this.input({ type: 'committed', identity: message.identity, epoch: message.epoch, nowMs });
             } else if (message.type === 'ended') {
               isOver = true;
-              this.input({ type: 'receiver-ended', decision: message.decision, reason: message.reason, nowMs });
+              this.input({
+                type: 'receiver-ended',
+                decision: message.decision,
+                reason: message.reason,
+                nowMs,
+              });
             }
           },
         },
@@ -277,7 +292,12 @@ export class SenderProcess {
           'write-marker',
           (done) => {
             const { domain, term, session } = this.state.options.identity;
-            const bytes = encodeMarker({ domain, term, epoch: effect.epoch, session: Buffer.from(session, 'hex') });
+            const bytes = encodeMarker({
+              domain,
+              term,
+              epoch: effect.epoch,
+              session: Buffer.from(session, 'hex'),
+            });
             this.#world.drbd.write(this.#world.drbd.of(host), { volume: BARRIER, cell: 0 }, bytes, (good) => {
               isGood = good && !this.#world.takesFault('marker');
               done();

@@ -171,7 +171,8 @@ class Run {
     if (host === undefined || running.length > 1) {
       throw new Violation('two', `the guest runs on ${running.length} hosts`, world.time.nowMs);
     }
-    if (host.guest?.isSuspended === true) throw new Violation('progress', 'the guest is suspended', world.time.nowMs);
+    if (host.guest?.isSuspended === true)
+      throw new Violation('progress', 'the guest is suspended', world.time.nowMs);
     if (host.plug.holds) throw new Violation('progress', 'the output is held', world.time.nowMs);
     if (host.guest !== null) host.guest.isQuiet = true;
     const isIdle = (): boolean => world.drbd.isIdle() && host.guest?.memory.underWay.length === 0;

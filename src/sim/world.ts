@@ -10,7 +10,14 @@ import { ModelArbiter } from './model-arbiter.js';
 import type { ArbiterKind } from './model-arbiter.js';
 import { ModelDrbd } from './model-drbd.js';
 import type { Block } from './model-drbd.js';
-import { copyMemory, decodeCell, disagreement, memoryFromDisks, ModelGuest, newMemory } from './model-guest.js';
+import {
+  copyMemory,
+  decodeCell,
+  disagreement,
+  memoryFromDisks,
+  ModelGuest,
+  newMemory,
+} from './model-guest.js';
 import type { Memory } from './model-guest.js';
 import { ModelNetwork } from './model-network.js';
 import type { Packet } from './model-output.js';
@@ -129,7 +136,12 @@ export class World {
   }
 
   makeGuest(host: Host, memory: Memory): ModelGuest {
-    return new ModelGuest(host, this.drbd, memory, (operation, cells) => (this.operations[operation] = cells));
+    return new ModelGuest(
+      host,
+      this.drbd,
+      memory,
+      (operation, cells) => (this.operations[operation] = cells),
+    );
   }
 
   get term(): Term {
@@ -161,7 +173,9 @@ export class World {
 
   #leave(host: Host, packet: Packet): void {
     for (let operation = this.left + 1; operation <= packet.count; operation++) {
-      this.operations[operation]?.forEach((cell, volume) => ((this.seen[volume] as number[])[cell] = operation));
+      this.operations[operation]?.forEach(
+        (cell, volume) => ((this.seen[volume] as number[])[cell] = operation),
+      );
     }
     this.left = Math.max(this.left, packet.count);
     const term = this.terms.find(({ number }) => number === packet.term);
@@ -241,7 +255,9 @@ export class World {
     if (host.files.gate !== 'open') return 'block-drbd: the gate is shut';
     const side = this.drbd.of(host);
     if (!side.isPrimary) return 'block-drbd: not Primary';
-    this.say(`the copy starts on ${host.name} from snapshot ${snapshot.ordinal}, count ${snapshot.memory.done}`);
+    this.say(
+      `the copy starts on ${host.name} from snapshot ${snapshot.ordinal}, count ${snapshot.memory.done}`,
+    );
     term.backupStarted = true;
     if (term.primaryOpened) this.violation('two', `the copy was started, and the primary's output is open`);
     if (snapshot.memory.done < this.left) {
@@ -268,7 +284,10 @@ export class World {
     const memory = memoryFromDisks((block) => this.peek(host, block));
     this.say(`cold start on ${host.name} with count ${memory.done}, outside ${this.left}`);
     if (memory.done < this.left) {
-      this.violation('lost', `${host.name} starts with count ${memory.done}, and ${this.left} was seen outside`);
+      this.violation(
+        'lost',
+        `${host.name} starts with count ${memory.done}, and ${this.left} was seen outside`,
+      );
     }
     for (const [volume, cells] of this.seen.entries()) {
       cells.forEach((operation, cell) => {
@@ -290,7 +309,10 @@ export class World {
       for (let at = 0; at < size; at += 512) {
         if (here.view(at, 512).equals(there.view(at, 512))) continue;
         const values = [here, there].map((disk) => decodeCell(disk.view(at, 512)));
-        this.violation('disks', `disk ${volume} sector ${at / 512} has ${values.join(' and ')} after the resync`);
+        this.violation(
+          'disks',
+          `disk ${volume} sector ${at / 512} has ${values.join(' and ')} after the resync`,
+        );
         return;
       }
     }
@@ -299,7 +321,13 @@ export class World {
   // --- faults
 
   /** @returns whether the process is dead now */
-  crashPoint(role: CrashPlan['role'], effect: string, when: 'before' | 'after', host: Host, owner: Owner): boolean {
+  crashPoint(
+    role: CrashPlan['role'],
+    effect: string,
+    when: 'before' | 'after',
+    host: Host,
+    owner: Owner,
+  ): boolean {
     if (when === 'before') this.coverage.effect(role, effect);
     const plan = this.crashPlan;
     if (plan === null || plan.role !== role || plan.effect !== effect || plan.when !== when) return false;
@@ -328,7 +356,12 @@ export class World {
 
   /** When everything that was stopped goes on. */
   pausedUntilMs(): number {
-    const owners = [...this.hosts.map(({ owner }) => owner), this.senderUnit, this.sender?.owner, this.receiver?.owner];
+    const owners = [
+      ...this.hosts.map(({ owner }) => owner),
+      this.senderUnit,
+      this.sender?.owner,
+      this.receiver?.owner,
+    ];
     return Math.max(0, ...owners.map((owner) => (owner?.alive === true ? owner.pausedUntilMs : 0)));
   }
 
@@ -387,7 +420,9 @@ export class World {
     });
     const receiver = this.receiver;
     receiver.owner.onDeath((death) => {
-      this.say(`receiver of term ${number}: ${death}, phase ${receiver.state.phase}: ${receiver.state.reason}`);
+      this.say(
+        `receiver of term ${number}: ${death}, phase ${receiver.state.phase}: ${receiver.state.reason}`,
+      );
       if (death !== 'power-cut') this.#cleanReceiver(term);
     });
     this.#awaitReceiver(term, receiver);
@@ -473,7 +508,10 @@ export class World {
     this.time.later(this.random.between(5, 300), owner, () => {
       const { term: record } = host.files;
       if (record?.term === term.number && record.phase === 'ended') {
-        finish({ decision: record.outcome === 'lost' ? 'backup' : 'primary', reason: 'the sender ended in order' });
+        finish({
+          decision: record.outcome === 'lost' ? 'backup' : 'primary',
+          reason: 'the sender ended in order',
+        });
       } else decideForPrimary(this, term, owner, 'the sender died', () => undefined, finish);
     });
   }
@@ -551,6 +589,11 @@ export class World {
       await journal.discardMarked();
     }
     await journal.close();
+    // The receiver may have died between its two records: the decision and the end of the term.
+    if (files.decision?.term === term && files.term?.term === term && files.term.phase !== 'ended') {
+      const outcome = files.decision.outcome === 'discard' ? 'won' : 'lost';
+      files.term = { ...files.term, phase: 'ended', outcome };
+    }
     files.journalActive = false;
     return true;
   }
