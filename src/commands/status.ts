@@ -1,5 +1,6 @@
 /** `remus-drbd status`: reads everything from the hosts, changes nothing. */
 import Table from 'cli-table3';
+import { parseTerm, RecordError, type TermRecord } from '../core/claim/term.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { drbdCommand, parseDrbdRunning, understood, type RunningResource } from '../core/facts.js';
 import type { DomainLayout, HostConfig } from '../core/model.js';
@@ -8,6 +9,7 @@ import { parseXlList } from '../core/parse/xen.js';
 import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
 import { formatSize } from '../core/units.js';
 import { Paths } from '../core/names.js';
+import { termPath } from '../core/setup/view.js';
 import type { FiguresSummary, Measure } from '../core/protect/figures.js';
 import { readReport } from '../core/protect/report.js';
 import type { Report } from '../core/protect/report.js';
@@ -25,7 +27,7 @@ interface HostState {
   resources: RunningResource[];
   guests: string[];
   /** By domain. */
-  reports: Map<string, Pick<HostAnswer & { reached: true }, 'sender' | 'receiver'>>;
+  reports: Map<string, Pick<HostAnswer & { reached: true }, 'sender' | 'receiver' | 'term'>>;
 }
 
 /** Reads the state of all domains, all hosts side by side. A host that can't be reached is part of the state. */
@@ -78,7 +80,11 @@ function exitCodeOf(domains: readonly DomainStatus[], unreachable: boolean): Exi
 }
 
 async function readHost(host: Host, domains: readonly string[]): Promise<HostState> {
-  const paths = domains.flatMap((domain) => [reportPath(domain, 'sender'), reportPath(domain, 'receiver')]);
+  const paths = domains.flatMap((domain) => [
+    reportPath(domain, 'sender'),
+    reportPath(domain, 'receiver'),
+    termPath(domain),
+  ]);
   // The files first: a report must not look younger than it was when it was read.
   const files = await host.readFiles(paths);
   const results = await host.probe(
@@ -105,11 +111,24 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
     const value = typeof said === 'string' || said.role === role ? said : `its report is of a ${said.role}`;
     return { [role]: value } as { [K in T]?: Extract<Report, { role: T }> | string };
   };
+  const term = (domain: string): { term?: TermRecord } => {
+    const file = files.get(termPath(domain));
+    if (file === undefined) return {};
+    try {
+      return { term: parseTerm(new TextDecoder().decode(file.content)) };
+    } catch (error) {
+      if (!(error instanceof RecordError)) throw error;
+      throw new OperatorError(`${host.name}: ${termPath(domain)}: ${error.message}`);
+    }
+  };
   return {
     resources: resources.value,
     guests: parseXlList(list.stdout).map((guest) => guest.name),
     reports: new Map(
-      domains.map((domain) => [domain, { ...report(domain, 'sender'), ...report(domain, 'receiver') }]),
+      domains.map((domain) => [
+        domain,
+        { ...report(domain, 'sender'), ...report(domain, 'receiver'), ...term(domain) },
+      ]),
     ),
   };
 }

@@ -10,6 +10,7 @@ import type {
   RunningConnection,
   RunningResource,
 } from './facts.js';
+import type { TermRecord } from './claim/term.js';
 import { DiskStates, ReplicationStates } from './facts.js';
 import type { DomainLayout } from './model.js';
 import type { FiguresSummary } from './protect/figures.js';
@@ -53,6 +54,8 @@ export type HostAnswer =
       /** What its sender and receiver said of themselves lately; undefined where there was never one. */
       sender?: SenderReport | string;
       receiver?: ReceiverReport | string;
+      /** The latest term that it took part in. */
+      term?: TermRecord;
     }
   | { reached: false; reason: string };
 
@@ -73,15 +76,27 @@ export function domainStatus(
   const common = { pair: layout.pair.name, domain: domain.name, primary, backup, resource };
   const term = termStatus(answers, primary, backup, resource);
   if (term !== null) return { ...common, ...term };
+  const takenOver = takenOverTerm(answers[primary]);
+  const reason = reasonOf(layout, answers, resource);
   return {
     ...common,
-    protection: isSyncing(resource) ? 'resyncing' : 'unprotected',
-    reason: reasonOf(layout, answers, resource),
-    term: null,
+    protection: isSyncing(resource) ? 'resyncing' : takenOver === null ? 'unprotected' : 'failed-over',
+    reason:
+      takenOver === null
+        ? reason
+        : `${primary} took the guest over in term ${takenOver}; ${reason}; when ${backup} is back: remus-drbd recover ${domain.name}`,
+    term: takenOver,
     committedEpoch: null,
     intervalMs: domain.checkpoint.intervalMs,
     figures: null,
   };
+}
+
+/** The term in which the host where the guest runs was the backup and took it over; null where it was not. */
+function takenOverTerm(answer: HostAnswer | undefined): number | null {
+  if (answer?.reached !== true || !answer.guestRuns || answer.term === undefined) return null;
+  const { role, phase, outcome, term } = answer.term;
+  return role === 'backup' && phase === 'ended' && outcome === 'won' ? term : null;
 }
 
 type TermStatus = Pick<

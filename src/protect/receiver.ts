@@ -373,6 +373,7 @@ export class Receiver {
       case 'drop-copy':
         await this.#copy?.drop();
         this.#queue = [];
+        this.#queuedBytes = 0;
         this.#release(true);
         return;
       case 'start-guest':

@@ -2,6 +2,8 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RunningResource } from '../../src/core/facts.js';
+import type { TermRecord } from '../../src/core/claim/term.js';
+import type { ReceiverReport, SenderReport } from '../../src/core/protect/report.js';
 import { domainStatus, type HostAnswer } from '../../src/core/status.js';
 import { desiredFrom } from './setup/views.js';
 
@@ -157,6 +159,125 @@ for (const [what, alpha, beta, protection, words] of [
 test('says that neither host has it', () => {
   const status = domainStatus(layout, { alpha: answer(undefined), beta: answer(undefined) });
   assert.is(status.resource, null);
+});
+
+const sender: SenderReport = {
+  format: 1,
+  role: 'sender',
+  phase: 'running',
+  protection: 'protected',
+  reason: 'epoch 7 is committed',
+  pid: 1,
+  updatedMs: 0,
+  pair: 'rack1',
+  domain: 'web',
+  term: 3,
+  session: 'ab'.repeat(16),
+  committedEpoch: 7,
+  intervalMs: 50,
+  sentBytes: 1,
+  figures: null,
+  droppedPackets: 0,
+};
+const receiver: ReceiverReport = {
+  format: 1,
+  role: 'receiver',
+  phase: 'on',
+  reason: 'epoch 7 is committed',
+  pid: 1,
+  updatedMs: 0,
+  pair: 'rack1',
+  domain: 'web',
+  term: 3,
+  session: sender.session,
+  committedEpoch: 7,
+  receivedBytes: 1,
+  journalUsedBytes: 1,
+  journalTotalBytes: 2,
+};
+
+/** Both sides of a term in which all is well, but for what is given. */
+function termOf(more: {
+  sender?: Partial<SenderReport> | string;
+  receiver?: Partial<ReceiverReport> | string | null;
+  drbd?: Parameters<typeof resource>[0];
+  beta?: HostAnswer;
+}): string {
+  const said = <T>(good: T, part: Partial<T> | string | null | undefined): T | string | undefined =>
+    part === null ? undefined : typeof part === 'string' ? part : { ...good, ...part };
+  const alpha = said(sender, more.sender);
+  const beta = said(receiver, more.receiver);
+  const status = domainStatus(layout, {
+    alpha: {
+      reached: true,
+      resource: resource({ role: 'Primary', ...more.drbd }),
+      guestRuns: true,
+      ...(alpha === undefined ? {} : { sender: alpha }),
+    },
+    beta: more.beta ?? {
+      reached: true,
+      resource: resource({}),
+      guestRuns: false,
+      ...(beta === undefined ? {} : { receiver: beta }),
+    },
+  });
+  return `${status.protection}: ${status.reason}`;
+}
+
+test('protected only where sender, receiver and DRBD all say so', () => {
+  assert.is(termOf({}), 'protected: epoch 7 is committed');
+  assert.match(termOf({ sender: 'it has not reported for 9 s' }), /^unprotected: /);
+  assert.is(
+    termOf({ receiver: 'it has not reported for 9 s' }),
+    'suspended: the receiver on beta: it has not reported for 9 s',
+  );
+  assert.is(termOf({ receiver: null }), 'suspended: there is no receiver on beta');
+  assert.is(
+    termOf({ receiver: { term: 2 } }),
+    'suspended: the receiver on beta is in term 2, the sender in 3',
+  );
+  assert.match(termOf({ receiver: { session: 'cd'.repeat(16) } }), /^suspended: /);
+  assert.match(
+    termOf({ receiver: { phase: 'claiming', reason: 'silence' } }),
+    /^suspended: .* phase claiming: silence/,
+  );
+  assert.is(termOf({ drbd: { connection: 'Connecting' } }), 'suspended: DRBD is Connecting');
+  assert.match(
+    termOf({ drbd: { disks: [['UpToDate', 'Inconsistent']] } }),
+    /^suspended: disks are UpToDate\/Inconsistent/,
+  );
+  assert.match(
+    termOf({ beta: { reached: false, reason: 'no route' } }),
+    /^suspended: beta can't be asked: no route/,
+  );
+  assert.is(
+    termOf({ sender: { protection: 'suspended', reason: 'no commit for 4000 ms' } }),
+    'suspended: no commit for 4000 ms',
+  );
+});
+
+test('a guest that was taken over is failed-over until it is protected again', () => {
+  const won: TermRecord = {
+    term: 4,
+    session: 'ab'.repeat(16),
+    role: 'backup',
+    phase: 'ended',
+    boot: 'b',
+    outcome: 'won',
+  };
+  const status = domainStatus(layout, {
+    alpha: { reached: false, reason: 'no route' },
+    beta: {
+      reached: true,
+      resource: resource({ role: 'Primary', connection: 'StandAlone' }),
+      guestRuns: true,
+      term: won,
+    },
+  });
+  assert.is(status.protection, 'failed-over');
+  assert.is(status.term, 4);
+  assert.match(status.reason, /^beta took the guest over in term 4; .*remus-drbd recover web$/);
+  assert.is(status.primary, 'beta');
 });
 
 test.run();
