@@ -4,7 +4,7 @@
  * crashed at.
  *
  *     --seed N      the first seed; by default a fresh one, which is printed
- *     --steps N     steps in all (events of virtual time); default 3,000,000
+ *     --steps N     steps in all (events of virtual time); default 20,000,000 (about two minutes)
  *     --run-steps N steps of one seed; default 20,000
  *     --trace       with one seed: what happens, line by line
  *     --no-holes    an effect that was never crashed at does not fail the run
@@ -17,7 +17,7 @@ import { simulate } from './simulate.js';
 const { values } = parseArgs({
   options: {
     seed: { type: 'string' },
-    steps: { type: 'string', default: '3000000' },
+    steps: { type: 'string', default: '20000000' },
     'run-steps': { type: 'string', default: '20000' },
     trace: { type: 'boolean', default: false },
     'no-holes': { type: 'boolean', default: false },

@@ -186,15 +186,6 @@ export const MUTATIONS: readonly Mutation[] = [
       effects: [{ type: 'release-network', epoch: Math.min(input.epoch, state.lastEpoch) }],
     };
   }),
-  sender('the gate opens before the marker is written', ['atomic', 'lost', 'disks'], (state, input) => {
-    const { hold } = state;
-    return senderStep(
-      input.type === 'network-marked' && hold !== null
-        ? { ...state, hold: { ...hold, written: true } }
-        : state,
-      input,
-    );
-  }),
   sender('the gate opens before the network is marked', ['output'], (state, input) => {
     const { hold } = state;
     return senderStep(

@@ -94,6 +94,10 @@ export class SenderProcess {
     const { identity } = this.state.options;
     const nowMs = this.host.nowMs();
     if (this.state.phase !== 'running' && this.state.phase !== 'holding') return;
+    if (this.state.lastSent === this.state.lastCommitted) {
+      this.#world.time.later(1, this.owner, () => this.strayAcknowledgement());
+      return;
+    }
     const next = this.state.lastCommitted + 1;
     if (this.#world.random.chance(0.5)) {
       const term = identity.term - 1;

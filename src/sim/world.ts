@@ -296,6 +296,9 @@ export class World {
         this.violation('lost', `disk ${volume} sector ${cell} has ${found}, ${operation} was seen outside`);
       });
     }
+    // What nobody was told of and is there in part counts as it was found.
+    for (let operation = this.left + 1; operation <= memory.done; operation++)
+      this.operations[operation] = [];
     host.guest = this.makeGuest(host, memory);
     return null;
   }
