@@ -172,20 +172,6 @@ export const MUTATIONS: readonly Mutation[] = [
   sender('the term of an acknowledgement is not checked', ['output'], (state, input) =>
     senderStep(state, input.type === 'committed' ? { ...input, identity: state.options.identity } : input),
   ),
-  sender('the epoch of an acknowledgement is not checked', ['output'], (state, input) => {
-    if (input.type !== 'committed' || input.epoch === state.lastCommitted + 1)
-      return senderStep(state, input);
-    if (state.phase !== 'running' && state.phase !== 'holding') return senderStep(state, input);
-    return {
-      state: {
-        ...state,
-        lastCommitted: input.epoch,
-        lastReleased: input.epoch,
-        lastSent: Math.max(state.lastSent, input.epoch),
-      },
-      effects: [{ type: 'release-network', epoch: Math.min(input.epoch, state.lastEpoch) }],
-    };
-  }),
   sender('the gate opens before the network is marked', ['output'], (state, input) => {
     const { hold } = state;
     return senderStep(
