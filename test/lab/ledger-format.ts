@@ -11,7 +11,6 @@
 export const BLOCK_BYTES = 4096;
 export const SLOTS = 64;
 export const AREA_BYTES = SLOTS * BLOCK_BYTES;
-export const DISKS = 2;
 export const PORT = 9999;
 
 const PAGE_MAGIC = 'REMUSDRBD-LEDGER';
