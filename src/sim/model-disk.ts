@@ -83,7 +83,7 @@ export class ModelDisk {
             action();
             resolve();
           } catch (error) {
-            reject(error as Error);
+            reject(error);
           }
         });
       });

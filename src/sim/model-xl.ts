@@ -23,7 +23,7 @@ export class ModelXl {
     this.#sender = sender;
     this.owner = new Owner('xl', unit);
     this.owner.onDeath((death) => {
-      if (death !== 'power-cut') sender.owner.alive && sender.streamEnded();
+      if (death !== 'power-cut' && sender.owner.alive) sender.streamEnded();
     });
     sender.owner.onDeath((death) => {
       if (death !== 'power-cut') this.#pipeBroke();

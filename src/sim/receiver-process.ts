@@ -491,7 +491,7 @@ export class ReceiverProcess {
     if (decision?.term !== this.term.number || decision.outcome !== outcome) {
       world.violation('two', `${step} was begun, and what is recorded is ${decision?.outcome ?? 'nothing'}`);
     }
-    if (world.takesFault('step')) {
+    if (world.takesFault()) {
       time.later(time.random.between(1, 50), this.owner, () => done('modelled failure'));
       return;
     }

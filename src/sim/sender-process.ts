@@ -303,7 +303,7 @@ export class SenderProcess {
               session: Buffer.from(session, 'hex'),
             });
             this.#world.drbd.write(this.#world.drbd.of(host), { volume: BARRIER, cell: 0 }, bytes, (good) => {
-              isGood = good && !this.#world.takesFault('marker');
+              isGood = good && !this.#world.takesFault();
               done();
             });
           },

@@ -2,7 +2,7 @@
  * One simulated run: episode after episode of protection, faults, the end of all faults, recovery, and the look
  * whether everything is right again. A function of the seed and of the machines.
  */
-import { Coverage } from './coverage.js';
+import type { Coverage } from './coverage.js';
 import { planFaults } from './faults.js';
 import { productionMachines } from './machines.js';
 import type { Machines } from './machines.js';

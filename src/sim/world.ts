@@ -368,7 +368,7 @@ export class World {
     return Math.max(0, ...owners.map((owner) => (owner?.alive === true ? owner.pausedUntilMs : 0)));
   }
 
-  takesFault(_what: 'marker' | 'step'): boolean {
+  takesFault(): boolean {
     return this.random.chance(this.faultChance);
   }
 
