@@ -11,16 +11,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { guestConfig } from '../../scripts/lab/guest.js';
-import { lab, until, type LabHost } from '../../scripts/lab/hosts.js';
-import { bundleWithEyes } from './ledger-bundle.js';
-import { checkOutput, parseCapture, PORT } from './ledger-format.js';
-import type { CommittedEpoch, OutputCheck } from './ledger-format.js';
-import { layLedger } from './ledger-guest.js';
-import { COMMITS_LOG, FAULT_FILE, LEDGER_DIRECTORY, parseLines, SENDER_LOG } from './ledger-log.js';
-import type { CommitLine, Fault, SenderLine } from './ledger-log.js';
-import { Product } from './product.js';
-import { step } from './steps.js';
+import { guestConfig } from '../../../scripts/lab/guest.js';
+import { lab, until, type LabHost } from '../../../scripts/lab/hosts.js';
+import { bundleWithEyes } from '../ledger-bundle.js';
+import { checkOutput, parseCapture, PORT } from '../ledger-format.js';
+import type { CommittedEpoch, OutputCheck } from '../ledger-format.js';
+import { layLedger } from '../ledger-guest.js';
+import { COMMITS_LOG, FAULT_FILE, LEDGER_DIRECTORY, parseLines, SENDER_LOG } from '../ledger-log.js';
+import type { CommitLine, Fault, SenderLine } from '../ledger-log.js';
+import { Product } from '../product.js';
+import { step } from '../steps.js';
 
 const COMMITS = Number(process.env['LEDGER_COMMITS'] ?? 60);
 /** With each fault. */

@@ -3,16 +3,16 @@
  * network: checkpoints per second and the time that the guest is suspended for each, on two emulated hosts, with the
  * same guest and load (a ledger, scripts/lab/guest/ledger.c), one after the other. Prints both and their ratios.
  *
- *     npm run build && node --import tsx bench/lab/cost.ts [SECONDS]
+ *     npm run build && node --import tsx test/lab/drafts/cost/cost.ts [SECONDS]
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from 'esbuild';
-import { guestConfig } from '../../scripts/lab/guest.js';
-import { lab } from '../../scripts/lab/hosts.js';
-import { layLedger } from '../../test/lab/ledger-guest.js';
-import { Product } from '../../test/lab/product.js';
+import { guestConfig } from '../../../../scripts/lab/guest.js';
+import { lab } from '../../../../scripts/lab/hosts.js';
+import { layLedger } from '../../ledger-guest.js';
+import { Product } from '../../product.js';
 
 const SECONDS = Number(process.argv[2] ?? 60);
 const INTERVAL_MS = 200;
@@ -35,7 +35,7 @@ async function layProgram(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'remus-lab-cost-'));
   try {
     await build({
-      entryPoints: ['bench/lab/guest-state.ts'],
+      entryPoints: ['test/lab/drafts/cost/guest-state.ts'],
       outfile: join(folder, 'guest-state.cjs'),
       bundle: true,
       platform: 'node',
