@@ -83,7 +83,7 @@ export class ModelDisk {
             action();
             resolve();
           } catch (error) {
-            reject(error);
+            reject(error instanceof Error ? error : new Error(String(error)));
           }
         });
       });
