@@ -69,8 +69,10 @@ export async function decideWithoutCopyHere(
   domain: string,
   term: number,
 ): Promise<'roll-forward' | 'discard'> {
-  const { decisionWithoutCopy } = await import('../protect/decision.js');
+  const { decisionWithoutCopy, endDecidedTerm } = await import('../protect/decision.js');
   const stateDirectory = join(Paths.state, domain);
   const store = new TermStore(domain, stateDirectory);
-  return decisionWithoutCopy(domain, hostname(), stateDirectory, store, term);
+  const outcome = await decisionWithoutCopy(domain, hostname(), stateDirectory, store, term);
+  await endDecidedTerm(store);
+  return outcome;
 }

@@ -36,6 +36,8 @@ import type { BackupDisks } from './receiver.js';
 const COMMAND_MS = 30_000;
 const PROMOTE_MS = 60_000;
 const CONNECTIONS_MAX = 64;
+/** A journal that has been full for this long is given up: its writers wait, and so does the guest. */
+const FULL_MS = 5_000;
 /** A block is read and written back in pieces of this size. */
 const MARK_BYTES = 1 << 20;
 const MARK_ALIGN = 4096;
@@ -108,6 +110,7 @@ export class JournalDisks implements BackupDisks {
   #journal: EpochJournal | null = null;
   #server: NbdServer | null = null;
   #isSwitched = false;
+  #fullTimer: NodeJS.Timeout | null = null;
 
   constructor(domain: DomainFile, events: DisksEvents, log: NbdLog) {
     this.#domain = domain;
@@ -179,8 +182,10 @@ export class JournalDisks implements BackupDisks {
       const nbd = await nbdBelow(volume.device);
       if (nbd !== null) standing.push({ ...volume, nbd });
     }
-    await rm(this.#sessionPath, { force: true });
-    if (standing.length === 0 && !existsSync(this.#activePath)) return false;
+    if (standing.length === 0 && !existsSync(this.#activePath)) {
+      await rm(this.#sessionPath, { force: true });
+      return false;
+    }
     const settle = async (): Promise<void> => {
       await this.#open(false);
       const journal = this.#need();
@@ -196,8 +201,10 @@ export class JournalDisks implements BackupDisks {
     if (standing.length > 0) await switchToLvs(standing, settle, { exec, dead: true });
     else await settle();
     await removeDurably(this.#activePath);
-    await must(['drbdadm', 'adjust', this.#domain.domain], PROMOTE_MS);
+    // Not before: until it is settled which way the journal goes, a resync would only add to it.
+    await rm(this.#sessionPath, { force: true });
     if (discarded) await this.#markNoted();
+    else await must(['drbdadm', 'adjust', this.#domain.domain], PROMOTE_MS);
     return true;
   }
 
@@ -218,10 +225,15 @@ export class JournalDisks implements BackupDisks {
     return true;
   }
 
-  /** This host has won the term, and nothing runs on its disks: it may promote to mark what it dropped. */
+  /**
+   * This host has won the term, and nothing runs on its disks: it may promote to mark what it dropped. DRBD stays
+   * without its peer until `recover` connects it: a resync before that would come from the wrong side.
+   */
   async #markNoted(): Promise<void> {
     const { domain } = this.#domain;
     await exec(['drbdadm', 'disconnect', '--force', domain], { timeoutMs: COMMAND_MS });
+    // Fails where it is attached, as it should be; promotion says if it is not.
+    await exec(['drbdadm', 'attach', domain], { timeoutMs: COMMAND_MS });
     await must(['drbdadm', 'primary', domain], PROMOTE_MS);
     await this.#writeBackNoted();
     await must(['drbdadm', 'secondary', domain], COMMAND_MS);
@@ -363,13 +375,27 @@ export class JournalDisks implements BackupDisks {
       onMarkerIgnored: (reason) => this.#log.warn('a marker was ignored', { reason }),
       onChange: (reason) => {
         this.#log.info('the journal has changed', { reason });
-        const { failed } = this.#journal?.state() ?? { failed: null };
+        const { failed, full } = this.#journal?.state() ?? { failed: null, full: null };
         if (failed !== null) this.#events.onFailed(failed);
+        if (full === null) this.#stopFullTimer();
+        else this.#fullTimer ??= setTimeout(() => this.#fullForLong(), FULL_MS);
       },
     });
   }
 
+  #fullForLong(): void {
+    this.#fullTimer = null;
+    const full = this.#journal?.state().full ?? null;
+    if (full !== null) this.#events.onFailed(`it has been full for ${FULL_MS} ms (${full.what})`);
+  }
+
+  #stopFullTimer(): void {
+    if (this.#fullTimer !== null) clearTimeout(this.#fullTimer);
+    this.#fullTimer = null;
+  }
+
   async #close(): Promise<void> {
+    this.#stopFullTimer();
     await this.#server?.close();
     this.#server = null;
     await this.#journal?.close();

@@ -46,3 +46,15 @@ export async function decisionWithoutCopy(
   await store.writeDecision({ term, outcome: 'roll-forward', by: host, reason });
   return 'roll-forward';
 }
+
+/**
+ * Ends a host's record of a term that was decided, where its process died in between: who won has to be known to
+ * whoever recovers the pair.
+ */
+export async function endDecidedTerm(store: TermStore): Promise<void> {
+  const [decision, record] = [await store.readDecision(), await store.readTerm()];
+  if (decision === undefined || record === undefined || record.term !== decision.term) return;
+  if (record.phase === 'ended' || record.role !== 'backup') return;
+  const outcome = decision.outcome === 'discard' ? 'won' : 'lost';
+  await store.writeTerm({ ...record, phase: 'ended', outcome });
+}

@@ -24,7 +24,7 @@ import type { ListenOptions } from '../link/server.js';
 import { protectProcess } from '../journal/protect.js';
 import { JournalDisks } from './backup-disks.js';
 import { claimFrom } from './claim.js';
-import { decisionWithoutCopy, noteClaim } from './decision.js';
+import { decisionWithoutCopy, endDecidedTerm, noteClaim } from './decision.js';
 import { replicationFault, watchDrbd } from './drbd-watch.js';
 import { identityOf, linkSocketPath, readHostDomain, readHostOrder, tlsFiles } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
@@ -351,6 +351,7 @@ export async function cleanUpReceiver(name: string, log: Log): Promise<boolean> 
     log,
   );
   const done = await disks.recover((term) => withoutCopy(here, store, term));
+  await endDecidedTerm(store);
   await rm(join(here.runDirectory, 'receiver.pid'), { force: true });
   return done;
 }

@@ -415,15 +415,21 @@ export class Sender {
         this.#link?.end(effect.reason, effect.guest);
         return;
       case 'claim':
-        this.#do(
-          edges
-            .claim(effect.reason, (reason) => {
-              this.#input({ type: 'undecided', reason, nowMs: edges.nowMs() });
-            })
-            .then(({ decision, reason }) => {
+        // Not waited for at the end: where the receiver has decided first, nobody may ever answer this one.
+        edges
+          .claim(effect.reason, (reason) => {
+            this.#input({ type: 'undecided', reason, nowMs: edges.nowMs() });
+          })
+          .then(
+            ({ decision, reason }) => {
               this.#input({ type: 'claimed', decision, reason, nowMs: edges.nowMs() });
-            }),
-        );
+            },
+            (error: unknown) => {
+              if (this.#state.phase === 'decided') return;
+              this.#failure ??= error as Error;
+              this.#finish?.();
+            },
+          );
         return;
       case 'go-on':
         this.#do(this.#goOn(effect.reason));

@@ -1,3 +1,4 @@
+/* eslint-disable no-console -- a script that prints its result */
 /**
  * What protection costs a guest beside stock `xl remus -F -n -d` with plain ssh, which protects neither disks nor
  * network: checkpoints per second and the time that the guest is suspended for each, on two emulated hosts, with the
