@@ -67,7 +67,7 @@ test('check, setup twice, status and teardown, with their exit codes', async () 
     const [domain] = (JSON.parse(status.stdout) as { domains: Record<string, unknown>[] }).domains;
     assert.equal(Object.keys(domain ?? {}), [
       ...['pair', 'domain', 'protection', 'reason', 'primary', 'backup'],
-      ...['term', 'committedEpoch', 'intervalMs', 'resource'],
+      ...['term', 'committedEpoch', 'intervalMs', 'resource', 'figures'],
     ]);
     assert.is(domain?.['protection'], 'unprotected');
     assert.match((await cli('status')).stdout, /guest1 is unprotected: the guest does not run/);

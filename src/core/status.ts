@@ -73,13 +73,24 @@ export function domainStatus(
     .find((answer) => answer?.reached === true && answer.resource !== undefined);
   const resource =
     seen?.reached === true && seen.resource !== undefined ? resourceStatus(seen.resource) : null;
-  const common = { pair: layout.pair.name, domain: domain.name, primary, backup, resource };
+  const inOrder = (term: TermStatus): DomainStatus => ({
+    pair: layout.pair.name,
+    domain: domain.name,
+    protection: term.protection,
+    reason: term.reason,
+    primary,
+    backup,
+    term: term.term,
+    committedEpoch: term.committedEpoch,
+    intervalMs: term.intervalMs,
+    resource,
+    figures: term.figures,
+  });
   const term = termStatus(answers, primary, backup, resource);
-  if (term !== null) return { ...common, ...term };
+  if (term !== null) return inOrder(term);
   const takenOver = takenOverTerm(answers[primary]);
   const reason = reasonOf(layout, answers, resource);
-  return {
-    ...common,
+  return inOrder({
     protection: isSyncing(resource) ? 'resyncing' : takenOver === null ? 'unprotected' : 'failed-over',
     reason:
       takenOver === null
@@ -89,7 +100,7 @@ export function domainStatus(
     committedEpoch: null,
     intervalMs: domain.checkpoint.intervalMs,
     figures: null,
-  };
+  });
 }
 
 /** The term in which the host where the guest runs was the backup and took it over; null where it was not. */
