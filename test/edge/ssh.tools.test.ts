@@ -154,10 +154,10 @@ test('a batch tells which of its commands has no answer, and leaves nothing on t
     ['a', ['true']],
     ['b', ['sleep', '1000']],
   ]);
-  const error = await failure(host.probe(commands, { deadlineMs: 3_000 }));
+  const error = await failure(host.probe(commands, { deadlineMs: 10_000 }));
   assert.match(
     error.message,
-    /was ended at its deadline of 3000 ms; `(sleep 1000|true)` gave no answer|no whole answer/,
+    /was ended at its deadline of 10000 ms; `(sleep 1000|true)` gave no answer|no whole answer/,
   );
   const left = (): string[] => readdirSync(home.directory).filter((name) => name.includes('probes'));
   assert.equal(left(), []);
