@@ -1,0 +1,178 @@
+/**
+ * The sender as a process on a stream of three checkpoints: what it does to the world, in which order, and that it
+ * ends. Its edges are fakes that note what they are asked.
+ */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Decision } from '../../src/core/protect/types.js';
+import {
+  encodeCheckpoint,
+  encodeCheckpointEnd,
+  encodeImageHeaders,
+  encodePages,
+  encodePreamble,
+  encodeStaticDataEnd,
+  encodeTscInfo,
+} from '../../src/core/stream/encoder.js';
+import { Sender } from '../../src/protect/sender.js';
+import type { LinkEvents, SenderEdges } from '../../src/protect/sender.js';
+
+const test = suite('sender process');
+const identity = { pair: 'rack1', domain: 'web', term: 1, session: 'ab'.repeat(16) };
+
+/** The live round and one epoch after it. */
+function stream(): Buffer {
+  const pages = [{ pfn: 1, bytes: Buffer.alloc(4096, 1) }];
+  const epoch = [
+    ...encodePages(pages),
+    ...encodeTscInfo(0, 1, 0n, 1),
+    ...encodeCheckpoint(),
+    ...encodeCheckpointEnd(),
+  ];
+  return Buffer.concat([
+    ...encodePreamble(Buffer.from('{}'), true),
+    ...encodeImageHeaders({ version: 3, xenMajor: 4, xenMinor: 17 }),
+    ...encodeStaticDataEnd(),
+    ...epoch,
+    ...epoch,
+  ]);
+}
+
+interface World {
+  sender: Sender;
+  did: string[];
+  events: () => LinkEvents;
+  /** Resolves when the sender has done this. */
+  until: (what: string) => Promise<void>;
+}
+
+function world(): World {
+  const bytes = stream();
+  let at = 0;
+  const did: string[] = [];
+  const waiting: { what: string; resolve: () => void }[] = [];
+  const note = (what: string): void => {
+    did.push(what);
+    for (const each of waiting.filter((one) => one.what === what)) each.resolve();
+  };
+  let events: LinkEvents | null = null;
+  let endInput = (): void => undefined;
+  const ended = new Promise<Buffer>((resolve) => {
+    endInput = () => resolve(Buffer.alloc(0));
+  });
+  const edges: SenderEdges = {
+    input: {
+      readUpTo: (most) => {
+        if (at >= bytes.length) return ended;
+        const part = bytes.subarray(at, at + most);
+        at += part.length;
+        return Promise.resolve(part);
+      },
+      narrow: () => true,
+      widen: () => undefined,
+      close: () => {
+        note('input closed');
+        endInput();
+      },
+    },
+    back: () => undefined,
+    connect: (given) => {
+      events = given;
+      return Promise.resolve({
+        heartbeat: () => undefined,
+        end: (reason) => note(`end: ${reason}`),
+        data: () => Promise.resolve(),
+        checkpoint: (epoch) => {
+          note(`checkpoint ${epoch}`);
+          return Promise.resolve();
+        },
+        close: () => undefined,
+      });
+    },
+    network: {
+      mark: (epoch) => Promise.resolve(note(`mark ${epoch}`)),
+      release: (epoch) => Promise.resolve(note(`release ${epoch}`)),
+      open: () => Promise.resolve(note('open')),
+      drop: () => Promise.resolve(note('drop')),
+      dropped: () => 0,
+      onFailed: () => undefined,
+    },
+    barrier: {
+      write: (epoch) => Promise.resolve(note(`marker ${epoch}`)),
+      close: () => Promise.resolve(),
+    },
+    watchDisk: () => ({ close: () => undefined }),
+    claim: () => {
+      note('claim');
+      return new Promise(() => undefined);
+    },
+    guestEnd: () => Promise.resolve(null),
+    destroyGuest: () => Promise.resolve(note('destroy')),
+    record: (decision) => Promise.resolve(note(`record ${decision}`)),
+    nowMs: () => 0,
+    log: () => undefined,
+  };
+  const sender = new Sender(
+    {
+      identity,
+      intervalMs: 100,
+      failAfterMs: 3_600_000,
+      network: true,
+      disk: true,
+      inFlightMax: 4,
+      holdLimitMs: 3_600_000,
+      agreeLimitMs: 3_600_000,
+      diskLimitMs: 3_600_000,
+    },
+    edges,
+  );
+  return {
+    sender,
+    did,
+    events: () => {
+      if (events === null) throw new Error('not connected');
+      return events;
+    },
+    until: (what) =>
+      did.includes(what) ? Promise.resolve() : new Promise((resolve) => waiting.push({ what, resolve })),
+  };
+}
+
+/** Runs until epoch 1 is sent. */
+async function sent(): Promise<World & { ended: Promise<Decision> }> {
+  const made = world();
+  const ended = made.sender.run();
+  await made.until('checkpoint 1');
+  return { ...made, ended };
+}
+
+test('marks before memory, output after the commit, and the network open before anything else at the end', async () => {
+  const { did, events, until, sender, ended } = await sent();
+  assert.equal(did, ['checkpoint 0', 'mark 1', 'marker 1', 'checkpoint 1']);
+  events().committed(identity, 1);
+  await until('release 1');
+  sender.stop('unprotect');
+  assert.is(did.at(-1), 'end: unprotect');
+  events().ended('primary', 'gave up');
+  assert.is(await ended, 'primary');
+  assert.equal(did.slice(-3), ['open', 'record primary', 'input closed']);
+});
+
+test('giving way destroys the guest before its output is dropped, and opens nothing', async () => {
+  const { did, events, ended } = await sent();
+  events().ended('backup', 'it has won the claim');
+  assert.is(await ended, 'backup');
+  assert.equal(did.slice(-4), ['destroy', 'drop', 'record backup', 'input closed']);
+  assert.not(did.includes('open'));
+});
+
+test('a claim that nobody answers keeps nothing from ending once the receiver has decided', async () => {
+  const { did, events, until, ended } = await sent();
+  events().lost('reset');
+  await until('claim');
+  assert.not(did.includes('open'), 'undecided, output is held');
+  events().ended('primary', 'agreed');
+  assert.is(await ended, 'primary');
+});
+
+test.run();
