@@ -183,17 +183,19 @@ export async function recoverJournal(options: RecoverOptions): Promise<RecoverRe
     shownAt = performance.now();
     options.progress?.(line);
   };
+  let journal: EpochJournal | null = null;
   try {
-    const journal = await EpochJournal.open(disk, targets, volumeSpecs(config), {
+    const opened = await EpochJournal.open(disk, targets, volumeSpecs(config), {
       onProgress: ({ bytesRead }) => {
         say(`${config.domain}: read ${size(bytesRead)} of the journal`);
       },
     });
-    const before = journal.state();
-    const pending = await journal.discarded();
+    journal = opened;
+    const before = opened.state();
+    const pending = await opened.discarded();
     let found: RecoverReport['found'] = before.undecided ? 'open session' : 'nothing to decide';
-    if (before.undecided && options.direction === 'forward') await journal.rollForward();
-    else if (before.undecided) await journal.discard();
+    if (before.undecided && options.direction === 'forward') await opened.rollForward();
+    else if (before.undecided) await opened.discard();
     else if (pending !== null) {
       if (options.direction === 'forward') {
         throw new OperatorError(
@@ -213,20 +215,20 @@ export async function recoverJournal(options: RecoverOptions): Promise<RecoverRe
       }
     }
     const watch = setInterval(() => {
-      const { counters, usedBytes } = journal.state();
+      const { counters, usedBytes } = opened.state();
       options.progress?.(
         `${config.domain}: drained ${size(counters.drainedBytes)}, ${size(usedBytes)} of journal left`,
       );
     }, PROGRESS_MS);
     try {
-      await journal.drained();
+      await opened.drained();
     } finally {
       clearInterval(watch);
     }
-    const discarded = await journal.discarded();
-    if (options.marked === true) await journal.discardMarked();
-    const after = journal.state();
-    await journal.close();
+    const discarded = await opened.discarded();
+    if (options.marked === true) await opened.discardMarked();
+    const after = opened.state();
+    await opened.close();
     return {
       domain: config.domain,
       found,
@@ -239,6 +241,8 @@ export async function recoverJournal(options: RecoverOptions): Promise<RecoverRe
   } catch (error) {
     throw asOperatorError(config.journal, error);
   } finally {
+    // A refusal ends it too: what an open journal has committed it drains by itself.
+    await journal?.close();
     await close();
   }
 }

@@ -296,6 +296,8 @@ export class Drain {
     pieces: Uint8Array[] | null,
     length: number,
   ): Promise<void> | undefined {
+    // Before it begins: one that has begun is waited for, whatever has been stopped meanwhile.
+    if (this.stopped) return Promise.reject(new Stopped('draining was stopped'));
     const target = this.context.targets[volume] as Disk;
     this.context.counters.drainedBytes += length;
     this.drainedSince += length;

@@ -71,6 +71,9 @@ export class FileDisk implements Disk {
   private bouncesMade = 0;
   private readonly bounceWaiters: ((bounce: Buffer) => void)[] = [];
   private poolUntil = 0;
+  private closed = false;
+  /** Calls that are in libuv's pool with our descriptors. */
+  private readonly pooled = new Set<Promise<unknown>>();
 
   constructor(handle: FileHandle, sizeBytes: number, blockBytes: number, direct: FileHandle | null) {
     this.handle = handle;
@@ -81,12 +84,28 @@ export class FileDisk implements Disk {
   }
 
   tryRead(into: Uint8Array, offsetBytes: number): boolean {
-    if (this.direct !== null) return false;
+    if (this.direct !== null || this.closed) return false;
     const { readNow } = native();
     return readNow !== null && readNow(this.fd, into, offsetBytes);
   }
 
-  async read(into: Uint8Array, offsetBytes: number): Promise<void> {
+  read(into: Uint8Array, offsetBytes: number): Promise<void> {
+    return this.inPool(() => this.readPooled(into, offsetBytes));
+  }
+
+  /**
+   * Runs a call that goes through the pool. None begins on a closed disk and none is on its way when a descriptor is
+   * given back: its number soon belongs to another file.
+   */
+  private inPool<T>(call: () => Promise<T>): Promise<T> {
+    if (this.closed) return Promise.reject(Object.assign(new Error('the disk is closed'), { code: 'EBADF' }));
+    const running = call();
+    const settled = running.catch(() => undefined).then(() => void this.pooled.delete(settled));
+    this.pooled.add(settled);
+    return running;
+  }
+
+  private async readPooled(into: Uint8Array, offsetBytes: number): Promise<void> {
     if (this.direct === null) {
       await this.readAll(this.fd, into, offsetBytes);
       return;
@@ -101,9 +120,10 @@ export class FileDisk implements Disk {
   }
 
   write(pieces: readonly Uint8Array[], offsetBytes: number): Promise<void> | undefined {
-    if (this.direct !== null) return this.writeDirect(pieces, offsetBytes);
+    if (this.direct !== null || this.closed) return this.inPool(() => this.writeDirect(pieces, offsetBytes));
     const now = performance.now();
-    if (now < this.poolUntil || pieces.length > PIECES_MAX) return this.writePooled(pieces, offsetBytes);
+    if (now < this.poolUntil || pieces.length > PIECES_MAX)
+      return this.inPool(() => this.writePooled(pieces, offsetBytes));
     let total = 0;
     for (const piece of pieces) total += piece.length;
     const written = native().writeNow(this.fd, pieces, offsetBytes);
@@ -111,26 +131,39 @@ export class FileDisk implements Disk {
     if (written === total) return undefined;
     // What is missing, and what the error is called, the pool's call finds out.
     const done = Math.max(0, written);
-    return this.writePooled(behind(pieces, done), offsetBytes + done);
+    return this.inPool(() => this.writePooled(behind(pieces, done), offsetBytes + done));
   }
 
-  async zero(offsetBytes: number, lengthBytes: number): Promise<void> {
+  zero(offsetBytes: number, lengthBytes: number): Promise<void> {
+    return this.inPool(() => this.zeroPooled(offsetBytes, lengthBytes));
+  }
+
+  private async zeroPooled(offsetBytes: number, lengthBytes: number): Promise<void> {
     if (await native().zeroRange(this.fd, offsetBytes, lengthBytes)) return;
     for (let done = 0; done < lengthBytes; done += ZEROS.length) {
-      await this.write([ZEROS.subarray(0, Math.min(ZEROS.length, lengthBytes - done))], offsetBytes + done);
+      const piece = ZEROS.subarray(0, Math.min(ZEROS.length, lengthBytes - done));
+      if (this.direct === null) await this.writePooled([piece], offsetBytes + done);
+      else await this.writeDirect([piece], offsetBytes + done);
     }
   }
 
   flush(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      fs.fdatasync(this.fd, (error) => {
-        if (error === null) resolve();
-        else reject(error);
-      });
-    });
+    return this.inPool(
+      () =>
+        new Promise<void>((resolve, reject) => {
+          fs.fdatasync(this.fd, (error) => {
+            if (error === null) resolve();
+            else reject(error);
+          });
+        }),
+    );
   }
 
+  /** Waits for what is on its way; afterwards every call fails with EBADF. */
   async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    while (this.pooled.size > 0) await Promise.all(this.pooled);
     await this.direct?.close();
     await this.handle.close();
   }
