@@ -4,7 +4,7 @@
  *
  *     the sender ended in order -> only look that nothing was left
  *     it did not                -> agree with the receiver, or claim; until then output stays held
- *     the primary goes on       -> the network opens, a suspended guest is resumed
+ *     the primary goes on       -> the network opens, a suspended guest is resumed, its end is watched for
  *     the backup goes on        -> the guest here is destroyed, its held output with it
  */
 import { join } from 'node:path';
@@ -27,7 +27,7 @@ import { connectOptions, recordEnd, replaceFile } from './sender-host.js';
 import { resumeGuest } from './xen-resume.js';
 import { destroyGuest } from './xl.js';
 
-const LIST_MS = 30_000;
+const COMMAND_MS = 30_000;
 
 /** @returns who goes on */
 export async function cleanUpSender(name: string, program: string, log: Log): Promise<Decision> {
@@ -50,6 +50,8 @@ export async function cleanUpSender(name: string, program: string, log: Log): Pr
     const { removed, lostPackets } = await removeBuffers(name);
     if (removed.length > 0) log.warn('the network was still plugged', { domain: name, removed, lostPackets });
     await resumeIfSuspended(name, log);
+    // From the first checkpoint on no xl watches the guest (scripts/host/remus-watch).
+    await must(['systemctl', 'start', '--no-block', `remus-watch@${name}.service`], COMMAND_MS);
   }
   await recordEnd(here, order, decision).catch((error: unknown) => {
     log.error('the decision could not be recorded here', { domain: name, reason: (error as Error).message });
@@ -115,7 +117,7 @@ function undecidedReport(order: Order, undecided: string): SenderReport {
 
 async function resumeIfSuspended(name: string, log: Log): Promise<void> {
   const find = async (): Promise<{ id: number; state: string } | undefined> =>
-    parseXlList(await must(['xl', 'list'], LIST_MS)).find((guest) => guest.name === name);
+    parseXlList(await must(['xl', 'list'], COMMAND_MS)).find((guest) => guest.name === name);
   const guest = await find();
   if (guest === undefined) return;
   if (guest.state[3] !== 's' || guest.state[4] !== 's') return;

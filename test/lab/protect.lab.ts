@@ -155,7 +155,9 @@ step(
     const now = await waitForStatus('protection', ({ protection }) => protection === 'protected');
     assert.is(now.primary, 'beta');
     await product.expect(0, 'unprotect', 'web');
-    // The guest writes nothing unless it is told to.
+    // After its first checkpoint no xl watches the guest any more: remus-watch has to take it away.
+    await here().ssh(['xl', 'shutdown', '-w', 'web'], { timeoutMs: SLOW_MS });
+    await here().waitFor('the demotion', 'test "$(drbdadm role web | sort -u)" = Secondary/Secondary');
     await assertEqualVolumes();
   },
 );
