@@ -10,13 +10,14 @@ import { formatTerm, mayFollow, nextTerm } from '../core/claim/term.js';
 import type { TermRecord } from '../core/claim/term.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import type { DomainLayout } from '../core/model.js';
-import { Paths } from '../core/names.js';
+import { receiverUnit, runPath, senderUnit, statePath } from '../core/names.js';
 import { formatOrder } from '../core/protect/order.js';
 import type { Order } from '../core/protect/order.js';
 import { judgeReadiness } from '../core/protect/readiness.js';
 import { formatSize } from '../core/units.js';
 import type { Host } from '../edge/host.js';
-import { isActive, readProtection, receiverUnit, senderUnit } from './protection-view.js';
+import { mustRun } from './host-command.js';
+import { isActive, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 
 export interface ProtectOptions {
@@ -82,7 +83,7 @@ export async function protectDomain(
   if (both.backupView.receiverActive) {
     if (options.dryRun) return `${name}: would end a receiver that waits for nobody, and start protection`;
     deps.tell(`${name}: a receiver without a sender is left on ${both.backup.name}; ending it`);
-    await systemctl(both.backup, 'stop', receiverUnit(name));
+    await stop(both.backup, receiverUnit(name));
   }
   const term = nextTerm(both.primaryView.term?.term, both.backupView.term?.term);
   if (options.dryRun) {
@@ -170,7 +171,7 @@ export async function unprotectDomain(
   for (const [index, view] of views.entries()) {
     if (!view.senderActive) continue;
     deps.tell(`${name}: ending protection by agreement`);
-    await systemctl(hosts[index] ?? hosts[0], 'stop', senderUnit(name));
+    await stop(hosts[index] ?? hosts[0], senderUnit(name));
   }
   // The receiver ends with the term: it gives the copy up, rolls its journal forward and puts the disks back.
   const since = deps.nowMs();
@@ -182,7 +183,7 @@ export async function unprotectDomain(
       const { receiver: report } = now[receiver] ?? now[0];
       // One that never had a sender, or whose sender died, is told to end.
       if (typeof report === 'string' || report.phase === 'waiting' || deps.nowMs() - since > 60_000) {
-        await systemctl(hosts[receiver] ?? hosts[0], 'stop', receiverUnit(name));
+        await stop(hosts[receiver] ?? hosts[0], receiverUnit(name));
       }
       return null;
     },
@@ -235,28 +236,20 @@ async function writeOrder(
     throw new OperatorError(`${domain} on ${host.name}: ${succession.reason}`, ExitCode.refused);
   }
   const encode = (text: string): Uint8Array => new TextEncoder().encode(text);
-  await host.writeFile(`${Paths.state}/${domain}/term.json`, encode(formatTerm(record)), 0o644);
-  await host.writeFile(`${Paths.run}/${domain}/order.json`, encode(formatOrder(order)), 0o644);
+  await host.writeFile(statePath(domain, 'term.json'), encode(formatTerm(record)), 0o644);
+  await host.writeFile(runPath(domain, 'order.json'), encode(formatOrder(order)), 0o644);
   const environment = `INTERVAL_MS=${order.intervalMs}\nBACKUP=${order.backup}\n`;
-  await host.writeFile(`${Paths.run}/${domain}/sender.env`, encode(environment), 0o644);
+  await host.writeFile(runPath(domain, 'sender.env'), encode(environment), 0o644);
 }
 
 async function start(host: Host, unit: string): Promise<void> {
-  await must(host, ['systemctl', 'reset-failed', unit], true);
-  await must(host, ['systemctl', 'start', '--no-block', unit], false);
+  // One that never failed has nothing to reset, and says so.
+  await host.run(['systemctl', 'reset-failed', unit], { deadlineMs: COMMAND_MS, repeatable: true });
+  await mustRun(host, ['systemctl', 'start', '--no-block', unit], COMMAND_MS);
 }
 
-async function systemctl(host: Host, verb: 'stop', unit: string): Promise<void> {
-  await must(host, ['systemctl', verb, unit], false);
-}
-
-async function must(host: Host, argv: string[], mayFail: boolean): Promise<void> {
-  const deadlineMs = argv[1] === 'stop' ? STUCK_MS : COMMAND_MS;
-  const { exitCode, stderr } = await host.run(argv, { deadlineMs, repeatable: true });
-  if (exitCode === 0 || mayFail) return;
-  throw new OperatorError(
-    `${host.name}: ${argv.join(' ')} failed with exit code ${exitCode}: ${stderr.trim()}`,
-  );
+function stop(host: Host, unit: string): Promise<void> {
+  return mustRun(host, ['systemctl', 'stop', unit], STUCK_MS);
 }
 
 async function unitFailed(host: Host, unit: string, what: string): Promise<never> {

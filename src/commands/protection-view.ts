@@ -8,11 +8,8 @@ import { parseXlInfo, parseXlList } from '../core/parse/xen.js';
 import { parseTerm } from '../core/claim/term.js';
 import type { TermRecord } from '../core/claim/term.js';
 import { OperatorError } from '../core/errors.js';
-import { Paths } from '../core/names.js';
+import { receiverUnit, runPath, senderUnit, statePath } from '../core/names.js';
 import type { Host } from '../edge/host.js';
-
-export const senderUnit = (domain: string): string => `remus-sender@${domain}.service`;
-export const receiverUnit = (domain: string): string => `remus-receiver@${domain}.service`;
 
 export interface UnitView {
   activeState: string;
@@ -40,9 +37,9 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     ['sender', ['systemctl', 'show', '--property=ActiveState,Result', senderUnit(domain)]],
     ['receiver', ['systemctl', 'show', '--property=ActiveState,Result', receiverUnit(domain)]],
   ]);
-  const term = `${Paths.state}/${domain}/term.json`;
-  const sender = `${Paths.run}/${domain}/sender.json`;
-  const receiver = `${Paths.run}/${domain}/receiver.json`;
+  const term = statePath(domain, 'term.json');
+  const sender = runPath(domain, 'sender.json');
+  const receiver = runPath(domain, 'receiver.json');
   const [results, files] = await Promise.all([
     host.probe(commands),
     host.readFiles([term, sender, receiver]),

@@ -10,12 +10,13 @@ import { nextRecoveryStep } from '../core/protect/recovery.js';
 import type { RecoveryStep } from '../core/protect/recovery.js';
 import { syncProgress } from '../core/setup/sync.js';
 import type { SyncSample } from '../core/setup/sync.js';
-import { Paths, unitName } from '../core/names.js';
+import { Paths, receiverUnit, unitName } from '../core/names.js';
 import type { Host } from '../edge/host.js';
 import { HostError } from '../edge/host.js';
 import { protectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
-import { readProtection, receiverUnit } from './protection-view.js';
+import { mustRun } from './host-command.js';
+import { readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 
 const COMMAND_MS = 120_000;
@@ -99,38 +100,26 @@ async function act(domain: string, step: RecoveryStep, hosts: readonly [Host, Ho
   const host = (name: string): Host => (hosts[0].name === name ? hosts[0] : hosts[1]);
   switch (step.do) {
     case 'destroy':
-      return must(host(step.host), ['xl', 'destroy', step.guest]);
+      return mustRun(host(step.host), ['xl', 'destroy', step.guest], COMMAND_MS);
     case 'bring-up':
       // Started at boot already, and failed or done with then: `restart` runs it again.
-      return must(host(step.host), ['systemctl', 'restart', unitName(domain)]);
+      return mustRun(host(step.host), ['systemctl', 'restart', unitName(domain)], COMMAND_MS);
     case 'demote':
-      return must(host(step.host), ['drbdadm', 'secondary', domain]);
-    case 'connect':
-      // The loser first, so that it already waits with its answer when the survivor asks.
-      await run(host(step.loser), ['drbdadm', 'disconnect', domain]);
-      await must(host(step.loser), [
-        'drbdadm',
-        'connect',
-        ...(step.discard ? ['--discard-my-data'] : []),
-        domain,
-      ]);
-      await run(host(step.survivor), ['drbdadm', 'connect', domain]);
+      return mustRun(host(step.host), ['drbdadm', 'secondary', domain], COMMAND_MS);
+    case 'connect': {
+      const [loser, survivor] = [host(step.loser), host(step.survivor)];
+      const options = { deadlineMs: COMMAND_MS, repeatable: true };
+      // The loser first, so that it already waits with its answer when the survivor asks. It may stand alone by now,
+      // and the survivor may be connecting: those two are allowed to fail, the next look tells.
+      await loser.run(['drbdadm', 'disconnect', domain], options);
+      const discard = step.discard ? ['--discard-my-data'] : [];
+      await mustRun(loser, ['drbdadm', 'connect', ...discard, domain], COMMAND_MS);
+      await survivor.run(['drbdadm', 'connect', domain], options);
       return;
+    }
     default:
       throw new Error(`step ${step.do} is no act`);
   }
-}
-
-async function run(host: Host, argv: string[]): Promise<{ exitCode: number; stderr: string }> {
-  return host.run(argv, { deadlineMs: COMMAND_MS, repeatable: true });
-}
-
-async function must(host: Host, argv: string[]): Promise<void> {
-  const { exitCode, stderr } = await run(host, argv);
-  if (exitCode === 0) return;
-  throw new OperatorError(
-    `${host.name}: ${argv.join(' ')} failed with exit code ${exitCode}: ${stderr.trim()}; run recover again when the cause is mended`,
-  );
 }
 
 /** A host that may be dead: null and why. */
@@ -192,10 +181,14 @@ export async function decideDomain(
     const winner = chosen.view.name;
     // The loser is told first wherever it can be: two hosts must not be told two things.
     for (const { host } of [peer, chosen].filter((each) => each !== undefined)) {
-      await must(host, [Paths.command, 'decide', name, String(term), winner]);
+      await mustRun(host, [Paths.command, 'decide', name, String(term), winner], COMMAND_MS);
     }
     if (what === 'failover') {
-      await must(chosen.host, ['systemctl', 'kill', '--kill-who=main', '--signal=USR1', receiverUnit(name)]);
+      await mustRun(
+        chosen.host,
+        ['systemctl', 'kill', '--kill-who=main', '--signal=USR1', receiverUnit(name)],
+        COMMAND_MS,
+      );
     }
     return await waitForDecision(name, what, chosen.host, term, deps);
   } finally {

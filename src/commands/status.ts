@@ -8,8 +8,7 @@ import { parseClock } from '../core/parse/system.js';
 import { parseXlList } from '../core/parse/xen.js';
 import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
 import { formatSize } from '../core/units.js';
-import { Paths } from '../core/names.js';
-import { termPath } from '../core/setup/view.js';
+import { runPath, statePath } from '../core/names.js';
 import type { FiguresSummary, Measure } from '../core/protect/figures.js';
 import { readReport } from '../core/protect/report.js';
 import type { Report } from '../core/protect/report.js';
@@ -81,9 +80,9 @@ function exitCodeOf(domains: readonly DomainStatus[], unreachable: boolean): Exi
 
 async function readHost(host: Host, domains: readonly string[]): Promise<HostState> {
   const paths = domains.flatMap((domain) => [
-    reportPath(domain, 'sender'),
-    reportPath(domain, 'receiver'),
-    termPath(domain),
+    runPath(domain, 'sender.json'),
+    runPath(domain, 'receiver.json'),
+    statePath(domain, 'term.json'),
   ]);
   // The files first: a report must not look younger than it was when it was read.
   const files = await host.readFiles(paths);
@@ -105,20 +104,20 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
     domain: string,
     role: T,
   ): { [K in T]?: Extract<Report, { role: T }> | string } => {
-    const file = files.get(reportPath(domain, role));
+    const file = files.get(runPath(domain, `${role}.json`));
     if (file === undefined) return {};
     const said = readReport(new TextDecoder().decode(file.content), nowMs);
     const value = typeof said === 'string' || said.role === role ? said : `its report is of a ${said.role}`;
     return { [role]: value } as { [K in T]?: Extract<Report, { role: T }> | string };
   };
   const term = (domain: string): { term?: TermRecord } => {
-    const file = files.get(termPath(domain));
+    const file = files.get(statePath(domain, 'term.json'));
     if (file === undefined) return {};
     try {
       return { term: parseTerm(new TextDecoder().decode(file.content)) };
     } catch (error) {
       if (!(error instanceof RecordError)) throw error;
-      throw new OperatorError(`${host.name}: ${termPath(domain)}: ${error.message}`);
+      throw new OperatorError(`${host.name}: ${statePath(domain, 'term.json')}: ${error.message}`);
     }
   };
   return {
@@ -131,10 +130,6 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
       ]),
     ),
   };
-}
-
-function reportPath(domain: string, role: Report['role']): string {
-  return `${Paths.run}/${domain}/${role}.json`;
 }
 
 function errorText(error: unknown): string {

@@ -12,7 +12,7 @@
  */
 import { OperatorError } from './errors.js';
 import type { DomainLayout } from './model.js';
-import { lvPath, Paths, unitName } from './names.js';
+import { lvPath, Paths, receiverUnit, senderUnit, unitName } from './names.js';
 import {
   LSBLK_COLUMNS,
   parseLsblk,
@@ -364,7 +364,7 @@ export interface HostFacts {
 
 /** The units that run while a domain is protected: on its primary, and on its backup. */
 export function protectionUnits(domain: string): [string, string] {
-  return [`remus-sender@${domain}.service`, `remus-receiver@${domain}.service`];
+  return [senderUnit(domain), receiverUnit(domain)];
 }
 
 /** Where setup puts the host's own certificate. */

@@ -123,6 +123,25 @@ export function unitName(domain: string): string {
   return `remus-drbd@${domain}.service`;
 }
 
+/** The unit with the primary's side of a domain's protection, and the one with the backup's. */
+export function senderUnit(domain: string): string {
+  return `remus-sender@${domain}.service`;
+}
+
+export function receiverUnit(domain: string): string {
+  return `remus-receiver@${domain}.service`;
+}
+
+/** A file of a domain that outlives the host's restart: `term.json`, `decision`, `gate`, `journal-active`, ... */
+export function statePath(domain: string, file: string): string {
+  return `${Paths.state}/${domain}/${file}`;
+}
+
+/** A file of a domain that doesn't: `order.json`, `sender.json`, `receiver.json`, `session`, ... */
+export function runPath(domain: string, file: string): string {
+  return `${Paths.run}/${domain}/${file}`;
+}
+
 /**
  * The first of a domain's 16 minors where the configuration names none. Distinct ports give disjoint
  * blocks, so adding or removing a domain never renumbers another one.

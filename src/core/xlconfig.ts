@@ -284,7 +284,7 @@ export interface GuestDisk {
 }
 
 /** Devices of the host that a guest can be given and that stay behind when it moves. */
-const HOST_DEVICE_KEYS = [
+export const HOST_DEVICE_KEYS = [
   'pci',
   'dtdev',
   'device_tree',

@@ -13,10 +13,11 @@ import { constants, existsSync } from 'node:fs';
 import { mkdir, open, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { DomainFile } from '../core/domain-file.js';
-import { addDiscarded, formatDiscarded, parseDiscarded } from '../core/journal/domain.js';
+import type { VolumeLayout } from '../core/model.js';
+import { addDiscarded, formatDiscarded, journalConfigOf, parseDiscarded } from '../core/journal/domain.js';
 import { JournalError } from '../core/journal/types.js';
 import type { VolumeRange, VolumeSpec } from '../core/journal/types.js';
-import { BARRIER_VOLUME, lvPath, mapperBytes, Paths } from '../core/names.js';
+import { lvPath, Paths, runPath, statePath } from '../core/names.js';
 import type { Identity } from '../core/protect/types.js';
 import { readSmall, removeDurably, writeDurably } from '../edge/durable-file.js';
 import { removeGate, setGate } from '../edge/gate.js';
@@ -50,31 +51,30 @@ export interface DisksEvents {
 }
 
 interface Volume extends SwitchVolume {
-  volume: number;
   minor: number;
   spec: VolumeSpec;
 }
 
-/** Volumes of a domain with their sizes, as the kernel has them now. */
-async function readVolumes(domain: DomainFile): Promise<Volume[]> {
-  const volumes: Volume[] = [];
-  for (const each of domain.volumes) {
-    const lv = lvPath(each.volumeGroup, each.dataLv);
-    const lvBytes = Number((await must(['blockdev', '--getsize64', lv], COMMAND_MS)).trim());
-    const sizeBytes = mapperBytes(lvBytes);
-    const name = each.mapper;
-    volumes.push({
-      volume: each.volume,
-      minor: each.minor,
-      device: each.mapper,
-      lv,
+/** The journal of a domain and what it stands on, with the sizes that the kernel has now. */
+async function readVolumes(domain: DomainFile): Promise<{ journal: string; volumes: Volume[] }> {
+  const sizes = new Map<string, number>();
+  for (const { volumeGroup, dataLv } of domain.volumes) {
+    const lv = lvPath(volumeGroup, dataLv);
+    sizes.set(lv, Number((await must(['blockdev', '--getsize64', lv], COMMAND_MS)).trim()));
+  }
+  const { journal, volumes } = journalConfigOf(domain, sizes);
+  return {
+    journal,
+    volumes: volumes.map(({ name, target, sizeBytes, barrier }, index) => ({
+      minor: (domain.volumes[index] as VolumeLayout).minor,
+      device: name,
+      lv: target,
       nbd: '',
       exportName: name,
       sizeBytes,
-      spec: { name, sizeBytes, barrier: each.volume === BARRIER_VOLUME },
-    });
-  }
-  return volumes;
+      spec: { name, sizeBytes, barrier },
+    })),
+  };
 }
 
 /** NBD devices that nothing is connected to. */
@@ -104,6 +104,7 @@ export class JournalDisks implements BackupDisks {
   readonly #domain: DomainFile;
   readonly #events: DisksEvents;
   readonly #log: NbdLog;
+  #journalPath = '';
   #volumes: Volume[] = [];
   #disk: FileDisk | null = null;
   #targets: FileDisk[] = [];
@@ -119,11 +120,11 @@ export class JournalDisks implements BackupDisks {
   }
 
   get #activePath(): string {
-    return join(Paths.state, this.#domain.domain, 'journal-active');
+    return statePath(this.#domain.domain, 'journal-active');
   }
 
   get #socketPath(): string {
-    return join(Paths.run, this.#domain.domain, 'nbd.sock');
+    return runPath(this.#domain.domain, 'nbd.sock');
   }
 
   #need(): EpochJournal {
@@ -137,7 +138,7 @@ export class JournalDisks implements BackupDisks {
    */
   async prepare(): Promise<void> {
     const { domain } = this.#domain;
-    this.#volumes = await readVolumes(this.#domain);
+    ({ journal: this.#journalPath, volumes: this.#volumes } = await readVolumes(this.#domain));
     await this.#open(true);
     const journal = this.#need();
     const free = await freeNbdDevices(this.#volumes.length);
@@ -176,7 +177,7 @@ export class JournalDisks implements BackupDisks {
    * @returns false where there was nothing to recover
    */
   async recover(decide: (term: number) => Promise<'roll-forward' | 'discard'>): Promise<boolean> {
-    this.#volumes = await readVolumes(this.#domain);
+    ({ journal: this.#journalPath, volumes: this.#volumes } = await readVolumes(this.#domain));
     const standing: Volume[] = [];
     for (const volume of this.#volumes) {
       const nbd = await nbdBelow(volume.device);
@@ -209,7 +210,7 @@ export class JournalDisks implements BackupDisks {
   }
 
   get #discardedPath(): string {
-    return join(Paths.state, this.#domain.domain, 'discarded.json');
+    return statePath(this.#domain.domain, 'discarded.json');
   }
 
   /** Keeps what was discarded beyond the journal's life. @returns whether there was anything */
@@ -248,7 +249,7 @@ export class JournalDisks implements BackupDisks {
   }
 
   get #sessionPath(): string {
-    return join(Paths.run, this.#domain.domain, 'session');
+    return runPath(this.#domain.domain, 'session');
   }
 
   /** From here on DRBD may not resync into the journal (scripts/host/before-resync-target). */
@@ -344,9 +345,7 @@ export class JournalDisks implements BackupDisks {
   }
 
   async #open(mayFormat: boolean): Promise<void> {
-    const { journal } = this.#domain;
-    if (journal === undefined) throw new Error(`${this.#domain.domain} has no journal`);
-    this.#disk = await openDisk(lvPath(journal.volumeGroup, journal.lv), { mode: 'buffered' });
+    this.#disk = await openDisk(this.#journalPath, { mode: 'buffered' });
     for (const volume of this.#volumes) this.#targets.push(await openDisk(volume.lv));
     const specs = this.#volumes.map(({ spec }) => spec);
     try {

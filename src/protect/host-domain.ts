@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { DomainFile } from '../core/domain-file.js';
 import { DOMAIN_FILE_FORMAT } from '../core/domain-file.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
-import { Paths } from '../core/names.js';
+import { Paths, runPath } from '../core/names.js';
 import { parseOrder } from '../core/protect/order.js';
 import type { Order } from '../core/protect/order.js';
 import type { Identity } from '../core/protect/types.js';
@@ -61,7 +61,7 @@ export async function readHostDomain(name: string): Promise<HostDomain> {
 }
 
 export function orderPath(domain: string): string {
-  return join(Paths.run, domain, 'order.json');
+  return runPath(domain, 'order.json');
 }
 
 /** @throws OperatorError where `protect` has not been here since the host was started */

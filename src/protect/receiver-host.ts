@@ -12,7 +12,7 @@ import type { Verdict } from '../core/link/judge.js';
 import type { Hello, OtherHello } from '../core/link/messages.js';
 import type { Order } from '../core/protect/order.js';
 import type { ReceiverState } from '../core/protect/receiver.js';
-import { REPORT_EVERY_MS } from '../core/protect/report.js';
+import { REPORT_EVERY_MS, reportHead } from '../core/protect/report.js';
 import type { ReceiverReport } from '../core/protect/report.js';
 import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
 import { readSmall, writeDurably } from '../edge/durable-file.js';
@@ -228,16 +228,9 @@ class ReceiverHost {
 
   async #writeReport(receiver: Receiver): Promise<void> {
     const { state, reason, receivedBytes, usedBytes, totalBytes } = receiver.view();
-    const { pair, domain, term, session } = this.#order;
     const report: ReceiverReport = {
-      format: 1,
+      ...reportHead(this.#order, process.pid, Date.now()),
       role: 'receiver',
-      pid: process.pid,
-      updatedMs: Date.now(),
-      pair,
-      domain,
-      term,
-      session,
       reason,
       phase: state.phase,
       committedEpoch: state.committed,

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { openArbiter } from '../arbiter/open.js';
 import { parseXlList } from '../core/parse/xen.js';
 import type { Order } from '../core/protect/order.js';
-import { REPORT_EVERY_MS } from '../core/protect/report.js';
+import { REPORT_EVERY_MS, reportHead } from '../core/protect/report.js';
 import type { SenderReport } from '../core/protect/report.js';
 import type { Decision } from '../core/protect/types.js';
 import { removeBuffers } from '../edge/netbuf.js';
@@ -96,14 +96,8 @@ async function decide(here: HostDomain, order: Order, program: string, log: Log)
 
 function undecidedReport(order: Order, undecided: string): SenderReport {
   return {
-    format: 1,
+    ...reportHead(order, process.pid, Date.now()),
     role: 'sender',
-    pid: process.pid,
-    updatedMs: Date.now(),
-    pair: order.pair,
-    domain: order.domain,
-    term: order.term,
-    session: order.session,
     phase: 'claiming',
     protection: 'suspended',
     reason: `the sender died; output is held until it is decided who goes on: ${undecided}`,

@@ -9,7 +9,7 @@ import { openArbiter } from '../arbiter/open.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { BARRIER_VOLUME } from '../core/names.js';
 import type { Order } from '../core/protect/order.js';
-import { REPORT_EVERY_MS } from '../core/protect/report.js';
+import { REPORT_EVERY_MS, reportHead } from '../core/protect/report.js';
 import type { SenderReport } from '../core/protect/report.js';
 import type { SenderOptions } from '../core/protect/sender.js';
 import type { Decision } from '../core/protect/types.js';
@@ -226,16 +226,10 @@ export async function recordEnd(here: HostDomain, order: Order, decision: Decisi
 }
 
 async function writeReport(here: HostDomain, order: Order, sender: Sender): Promise<void> {
-  const { state, sentBytes, figures, protection } = sender.view();
+  const { state, sentBytes, figures, protection, droppedPackets } = sender.view();
   const report: SenderReport = {
-    format: 1,
+    ...reportHead(order, process.pid, Date.now()),
     role: 'sender',
-    pid: process.pid,
-    updatedMs: Date.now(),
-    pair: order.pair,
-    domain: order.domain,
-    term: order.term,
-    session: order.session,
     phase: state.phase,
     protection: protection.protection,
     reason: protection.reason,
@@ -243,7 +237,7 @@ async function writeReport(here: HostDomain, order: Order, sender: Sender): Prom
     intervalMs: order.intervalMs,
     sentBytes,
     figures,
-    droppedPackets: sender.view().droppedPackets,
+    droppedPackets,
   };
   await replaceFile(join(here.runDirectory, 'sender.json'), JSON.stringify(report));
 }

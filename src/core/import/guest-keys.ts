@@ -2,6 +2,7 @@
  * What becomes of each key of an old guest configuration: those that xl has (xl.cfg(5) and the keys that
  * xl_parse.c of Xen 4.17 asks for), those that only xm had, and those that can't follow a guest to another host.
  */
+import { HOST_DEVICE_KEYS } from '../xlconfig.js';
 
 /** Kept as they are. */
 const XL_KEYS = new Set(
@@ -59,18 +60,8 @@ const NOT_NEEDED: Readonly<Record<string, string>> = {
 const CANNOT: Readonly<Record<string, string>> = {
   ...Object.fromEntries(
     [
-      'pci',
-      'dtdev',
-      'device_tree',
-      'usbdev',
-      'usbctrl',
-      'vtpm',
-      'p9',
-      'pvcalls',
-      'ioports',
-      'iomem',
+      ...HOST_DEVICE_KEYS,
       'irq',
-      'irqs',
       'vscsi',
       'gfx_passthru',
       'rdm',

@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { MEASURES } from './figures.js';
 import type { Measure } from './figures.js';
+import type { Order } from './order.js';
 
 /** A report is written this often. */
 export const REPORT_EVERY_MS = 1_000;
@@ -51,6 +52,19 @@ export type ReceiverReport = z.output<typeof receiverReport>;
 
 const anyReport = z.discriminatedUnion('role', [senderReport, receiverReport]);
 export type Report = z.output<typeof anyReport>;
+
+/**
+ * What both kinds of report begin with.
+ * @param updatedMs wall clock of the host
+ */
+export function reportHead(
+  order: Pick<Order, 'pair' | 'domain' | 'term' | 'session'>,
+  pid: number,
+  updatedMs: number,
+): Pick<Report, 'format' | 'pid' | 'updatedMs' | 'pair' | 'domain' | 'term' | 'session'> {
+  const { pair, domain, term, session } = order;
+  return { format: 1, pid, updatedMs, pair, domain, term, session };
+}
 
 /** @returns the report, or in words why there is none to go by */
 export function readReport(text: string, nowMs: number): Report | string {

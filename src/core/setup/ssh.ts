@@ -14,7 +14,7 @@
  */
 import { judgeKey, lookupName, type KnownHostsLine } from '../knownhosts.js';
 import type { HostConfig, Pair } from '../model.js';
-import { Paths } from '../names.js';
+import { Paths, runPath } from '../names.js';
 
 export const SSH_DIRECTORY = `${Paths.etc}/ssh`;
 export const SSH_KEY = `${SSH_DIRECTORY}/id_ed25519`;
@@ -90,7 +90,7 @@ export function knownHostsFile(
 
 /** Where a domain's receiver listens with `link: ssh`. */
 export function linkSocketPath(domain: string): string {
-  return `${Paths.run}/${domain}/link.sock`;
+  return runPath(domain, 'link.sock');
 }
 
 /**

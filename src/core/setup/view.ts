@@ -14,7 +14,7 @@ import {
   type RunningResource,
 } from '../facts.js';
 import type { DomainLayout } from '../model.js';
-import { Paths, unitName } from '../names.js';
+import { Paths, statePath, unitName } from '../names.js';
 import { domainFilePath } from '../render.js';
 import { parseInstalled, type InstalledLayout } from './change.js';
 import { parseTerm, RecordError, type TermRecord } from '../claim/term.js';
@@ -67,7 +67,7 @@ export interface HostView {
 
 /** Where a host records the latest term of a domain (edge/term-store.ts). */
 export function termPath(domain: string): string {
-  return `${Paths.state}/${domain}/term.json`;
+  return statePath(domain, 'term.json');
 }
 
 /**
@@ -80,7 +80,7 @@ export function protectionOn(view: HostView, domain: string): string | undefined
     const state = units[unit]?.activeState ?? 'inactive';
     if (state !== 'inactive' && state !== 'failed') return `${unit} is ${state}`;
   }
-  const marker = `${Paths.state}/${domain}/journal-active`;
+  const marker = statePath(domain, 'journal-active');
   return view.folders[Paths.state]?.includes(marker) === true ? `${marker} is there` : undefined;
 }
 
