@@ -43,21 +43,25 @@ const rows: Row[] = [
     name: '4 KiB random write, depth 1',
     args: ['--rw=randwrite', '--bs=4k', '--iodepth=1', fill],
     ours: 'hold',
+    journalMib: 3072,
   },
   {
     name: '4 KiB random write, depth 32',
     args: ['--rw=randwrite', '--bs=4k', '--iodepth=32', fill],
     ours: 'hold',
+    journalMib: 3072,
   },
   {
     name: '4 KiB random write, depth 1, flush every 32',
     args: ['--rw=randwrite', '--bs=4k', '--iodepth=1', '--fsync=32', fill],
     ours: 'hold',
+    journalMib: 3072,
   },
   {
     name: '4 KiB random write, depth 32, flush every 32',
     args: ['--rw=randwrite', '--bs=4k', '--iodepth=32', '--fsync=32', fill],
     ours: 'hold',
+    journalMib: 3072,
   },
   {
     name: '128 KiB sequential write, depth 8',
