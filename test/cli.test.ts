@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { loadConfiguration } from '../src/edge/load.js';
 import { EmbeddedWorld } from '../src/embedded/world.js';
 
 const test = suite('command line');
@@ -127,6 +128,26 @@ test('a wrong configuration is exit code 2 with file, line and key; a host that 
     } finally {
       await rm(folder, { recursive: true });
     }
+  });
+});
+
+test("a guest's configuration that is missing: a point of check, nothing to status, and no setup", async () => {
+  await inWorld(async (world, cli) => {
+    const loaded = await loadConfiguration(world.configFile);
+    for (const { domain } of loaded.layouts) await rm(domain.configFile);
+    const check = await cli('check', '--json');
+    assert.is(check.code, 1, check.stderr);
+    const { results } = JSON.parse(check.stdout) as { results: Record<string, unknown>[] };
+    const failed = results.filter(({ verdict }) => verdict === 'fail');
+    assert.equal(
+      failed.map(({ id }) => id),
+      ['guest-configuration'],
+    );
+    assert.match(String(failed[0]?.['found']), /there is no such file/);
+    const status = await cli('status');
+    assert.is(status.code, 1, status.stderr);
+    assert.match(status.stdout, /guest1 is unprotected/);
+    assert.is((await cli('setup')).code, 2);
   });
 });
 

@@ -72,11 +72,18 @@ export function pairWorks(
   });
 }
 
-/** The guests as the checks want them. */
-export function guestReadings(loaded: Loaded): Record<string, GuestReading> {
-  return Object.fromEntries(
-    [...loaded.guests].map(([domain, config]) => [domain, { readable: true, guest: describeGuest(config) }]),
-  );
+/**
+ * The guests as the checks want them.
+ * @param problems of those that could not be read
+ */
+export function guestReadings(
+  { guests }: Loaded,
+  problems: ReadonlyMap<string, Error> = new Map(),
+): Record<string, GuestReading> {
+  const readings: Record<string, GuestReading> = {};
+  for (const [domain, config] of guests) readings[domain] = { readable: true, guest: describeGuest(config) };
+  for (const [domain, { message }] of problems) readings[domain] = { readable: false, reason: message };
+  return readings;
 }
 
 /** The kernels and ramdisks that have to be on both hosts. */

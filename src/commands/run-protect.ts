@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { parseDuration } from '../core/units.js';
 import type { DomainLayout } from '../core/model.js';
-import { loadConfiguration } from '../edge/load.js';
+import { loadWithProblems } from '../edge/load.js';
 import type { Host } from '../edge/host.js';
 import { closeLog, createLog } from '../edge/log.js';
 import type { LogLevel } from '../edge/log.js';
@@ -36,7 +36,7 @@ async function overDomains(
   options: Terminal & { domains: string[]; all: boolean; readOnly: boolean },
   act: Act,
 ): Promise<ExitCode> {
-  const loaded = await loadConfiguration(options.config);
+  const loaded = await loadWithProblems(options.config);
   const known = loaded.layouts.map(({ domain }) => domain.name);
   const wanted = options.all ? known : options.domains;
   if (wanted.length === 0) {
@@ -104,7 +104,7 @@ export async function runRecover(options: Terminal & { domains: string[]; all: b
 export async function runDecide(
   options: Terminal & { domain: string; what: 'failover' | 'continue'; force: boolean },
 ): Promise<ExitCode> {
-  const loaded = await loadConfiguration(options.config);
+  const loaded = await loadWithProblems(options.config);
   const layout = loaded.layouts.find(({ domain }) => domain.name === options.domain);
   if (layout === undefined) {
     const known = loaded.layouts.map(({ domain }) => domain.name).join(', ');

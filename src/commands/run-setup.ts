@@ -5,7 +5,7 @@ import { ExitCode, OperatorError } from '../core/errors.js';
 import type { DomainLayout } from '../core/model.js';
 import { overwriteName } from '../core/setup/content.js';
 import { packageDirectory } from '../edge/assets.js';
-import { loadConfiguration } from '../edge/load.js';
+import { loadWithProblems } from '../edge/load.js';
 import { closeLog, createLog, type Log, type LogLevel } from '../edge/log.js';
 import type { ProgressOptions } from '../edge/progress.js';
 import { checkJson, renderCheck, runCheck } from './check.js';
@@ -25,11 +25,11 @@ interface Terminal {
 }
 
 export async function runCheckCommand(options: Terminal): Promise<ExitCode> {
-  const loaded = await loadConfiguration(options.config);
+  const { problems, ...loaded } = await loadWithProblems(options.config);
   const live = process.stderr.isTTY && !options.json;
   const show = (text: string): void => void process.stderr.write(`${text}\n`);
   const report = await withLog(options, (log) =>
-    runCheck(loaded.config, loaded.layouts, guestReadings(loaded), {
+    runCheck(loaded.config, loaded.layouts, guestReadings(loaded, problems), {
       connect: sshConnector(loaded, log),
       nowMs: Date.now,
       progress: { line: live ? () => undefined : show, state: show },
@@ -138,7 +138,7 @@ export async function runTeardown(
 }
 
 export async function runStatus(options: Terminal): Promise<ExitCode> {
-  const loaded = await loadConfiguration(options.config);
+  const loaded = await loadWithProblems(options.config);
   const result = await withLog(options, (log) => readStatus(loaded.layouts, sshConnector(loaded, log)));
   options.print(
     options.json

@@ -30,6 +30,20 @@ export interface Loaded {
  * @throws {OperatorErrors | OperatorError} with every problem; exit code 2
  */
 export async function loadConfiguration(file: string): Promise<Loaded> {
+  const { problems, ...loaded } = await loadWithProblems(file);
+  if (problems.size > 0) throw new OperatorErrors([...problems.values()]);
+  return loaded;
+}
+
+/**
+ * The same for commands that render nothing: a guest's own configuration that can't be used must not keep anyone
+ * from looking at hosts, nor from a failover. `guests` lacks those that `problems` has, by domain.
+ *
+ * @throws {OperatorErrors | OperatorError} with every problem of pair.yaml itself; exit code 2
+ */
+export async function loadWithProblems(
+  file: string,
+): Promise<Loaded & { problems: Map<string, OperatorError> }> {
   const path = resolve(file);
   const parsed = parseConfig(await readText(path, file), file, dirname(path));
   const config: Config = {
@@ -47,17 +61,16 @@ export async function loadConfiguration(file: string): Promise<Loaded> {
   };
   const layouts = domainLayouts(config);
   const guests = new Map<string, XlConfig>();
-  const problems: OperatorError[] = [];
+  const problems = new Map<string, OperatorError>();
   for (const layout of layouts) {
     try {
       guests.set(layout.domain.name, await loadGuest(layout));
     } catch (error) {
       if (!(error instanceof OperatorError)) throw error;
-      problems.push(error);
+      problems.set(layout.domain.name, error);
     }
   }
-  if (problems.length > 0) throw new OperatorErrors(problems);
-  return { config, layouts, guests };
+  return { config, layouts, guests, problems };
 }
 
 async function loadGuest(layout: DomainLayout): Promise<XlConfig> {
