@@ -24,6 +24,8 @@ import { native, PIECES_MAX } from './native.js';
 const SLOW_WRITE_MS = 20;
 /** How long writes then go through the pool. */
 const POOL_FOR_MS = 250;
+/** EFAULT and EINVAL: no disk says that. Written another way, it would never be seen. */
+const WRONG_CALL = new Set([14, 22]);
 const BOUNCE_BYTES = 1 << 20;
 const BOUNCES_MAX = 8;
 const ZEROS = Buffer.alloc(256 << 10);
@@ -129,6 +131,9 @@ export class FileDisk implements Disk {
     const written = native().writeNow(this.fd, pieces, offsetBytes);
     if (performance.now() - now > SLOW_WRITE_MS) this.poolUntil = now + POOL_FOR_MS;
     if (written === total) return undefined;
+    if (WRONG_CALL.has(-written)) {
+      throw new Error(`pwritev failed with errno ${-written}: a wrong address, length or offset of ours`);
+    }
     // What is missing, and what the error is called, the pool's call finds out.
     const done = Math.max(0, written);
     return this.inPool(() => this.writePooled(behind(pieces, done), offsetBytes + done));
