@@ -5,6 +5,7 @@
 import { closeSync } from 'node:fs';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Writable } from 'node:stream';
 import { openArbiter } from '../arbiter/open.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { BARRIER_VOLUME } from '../core/names.js';
@@ -71,7 +72,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
   const connect = connectOptions(here, order, program);
   const edges: SenderEdges = {
     input: pipeInput(),
-    back: (bytes) => void process.stdout.write(bytes),
+    back: pipeOutput(process.stdout),
     connect: (events) => hostLink(connect, events),
     network,
     barrier,
@@ -137,6 +138,12 @@ export function pipeInput(): StreamInput {
       closeSync(0);
     },
   };
+}
+
+/** xl's other pipe. Its end is seen on the input: an xl that was killed must not take the sender with it. */
+export function pipeOutput(output: Writable): SenderEdges['back'] {
+  output.on('error', () => undefined);
+  return (bytes) => void output.write(bytes);
 }
 
 /** The link of a session, as the sender uses it. @throws as `connectLink` */

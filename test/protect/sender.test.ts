@@ -2,6 +2,8 @@
  * The sender as a process on a stream of three checkpoints: what it does to the world, in which order, and that it
  * ends. Its edges are fakes that note what they are asked.
  */
+import { closeSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Decision } from '../../src/core/protect/types.js';
@@ -14,7 +16,9 @@ import {
   encodeStaticDataEnd,
   encodeTscInfo,
 } from '../../src/core/stream/encoder.js';
+import { makePipe } from '../../src/edge/pipe.js';
 import { Sender } from '../../src/protect/sender.js';
+import { pipeOutput } from '../../src/protect/sender-host.js';
 import type { LinkEvents, SenderEdges } from '../../src/protect/sender.js';
 
 const test = suite('sender process');
@@ -173,6 +177,17 @@ test('a claim that nobody answers keeps nothing from ending once the receiver ha
   assert.not(did.includes('open'), 'undecided, output is held');
   events().ended('primary', 'agreed');
   assert.is(await ended, 'primary');
+});
+
+test('an xl that no longer reads does not take the sender with it', async () => {
+  const { read, write } = makePipe();
+  closeSync(read);
+  const output = new Socket({ fd: write, readable: false, writable: true });
+  const back = pipeOutput(output);
+  back(Buffer.from('migration target: Ready'));
+  await new Promise((resolve) => output.on('close', resolve));
+  assert.is((output.errored as NodeJS.ErrnoException).code, 'EPIPE');
+  back(Buffer.from('more'));
 });
 
 test.run();

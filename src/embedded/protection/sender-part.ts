@@ -10,7 +10,7 @@ import { encodeMarker } from '../../core/journal/format.js';
 import type { ConnectOptions } from '../../link/client.js';
 import { decideForPrimary } from '../../protect/claim.js';
 import { identityOf } from '../../protect/host-domain.js';
-import { hostLink, pipeInput } from '../../protect/sender-host.js';
+import { hostLink, pipeInput, pipeOutput } from '../../protect/sender-host.js';
 import { Sender } from '../../protect/sender.js';
 import type { SenderEdges } from '../../protect/sender.js';
 import { cutPower } from './cuts.js';
@@ -46,7 +46,7 @@ export async function runSenderPart(): Promise<void> {
   const arbiter = new DirectoryArbiter(job.arbiter);
   const edges: SenderEdges = {
     input: pipeInput(),
-    back: (bytes) => void process.stdout.write(bytes),
+    back: pipeOutput(process.stdout),
     connect: (events) => hostLink(connect, events),
     network: {
       mark: (epoch) => ipc.call('mark', epoch),
