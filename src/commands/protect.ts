@@ -17,6 +17,7 @@ import { judgeReadiness } from '../core/protect/readiness.js';
 import { formatSize } from '../core/units.js';
 import type { Host } from '../edge/host.js';
 import { mustRun } from './host-command.js';
+import { pinHosts } from './pin.js';
 import { isActive, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 
@@ -56,13 +57,17 @@ export async function protectDomain(
 ): Promise<string> {
   const { name } = layout.domain;
   const intervalMs = options.intervalMs ?? layout.domain.checkpoint.intervalMs;
+  const { pin } = layout.domain;
+  const applyPin = (): Promise<string[]> =>
+    pin === undefined ? Promise.resolve([]) : pinHosts(hosts, name, pin, deps.tell, options.dryRun);
   let views = await readBoth(hosts, name);
   const running = views.find(({ senderActive }) => senderActive);
   if (running !== undefined) {
     const { sender } = running;
     if (typeof sender === 'string' || sender.intervalMs === intervalMs) {
       if (typeof sender !== 'string' && sender.protection === 'protected') {
-        return `${name} is protected already: term ${sender.term}, ${sender.reason}`;
+        const told = [`${name} is protected already: term ${sender.term}, ${sender.reason}`];
+        return told.concat(await applyPin()).join('\n  ');
       }
       if (options.dryRun) return `${name}: protection is starting already`;
       return waitForProtection(layout, hosts, options, deps);
@@ -87,8 +92,10 @@ export async function protectDomain(
   }
   const term = nextTerm(both.primaryView.term?.term, both.backupView.term?.term);
   if (options.dryRun) {
-    return `${name}: would start term ${term} from ${ready.primary} to ${ready.backup}, every ${intervalMs} ms`;
+    const told = `${name}: would start term ${term} from ${ready.primary} to ${ready.backup}, every ${intervalMs} ms`;
+    return [told, ...(await applyPin())].join('\n  ');
   }
+  for (const line of await applyPin()) deps.tell(`${name}: ${line}`);
   const order: Order = {
     format: 1,
     pair: layout.pair.name,
@@ -167,6 +174,7 @@ export async function unprotectDomain(
   const { name } = layout.domain;
   const views = await readBoth(hosts, name);
   const active = views.some((view) => view.senderActive || view.receiverActive);
+  for (const line of await pinHosts(hosts, name, undefined, deps.tell, false)) deps.tell(`${name}: ${line}`);
   if (!active) return `${name} is not protected; there is nothing to end`;
   for (const [index, view] of views.entries()) {
     if (!view.senderActive) continue;

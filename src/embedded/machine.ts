@@ -61,6 +61,8 @@ export class EmbeddedMachine implements EmbeddedBackend {
   /** By name; what is enabled stays over a reboot. */
   readonly units = new Map<string, Unit>();
   guests: EmbeddedGuest[] = [];
+  /** By domain: the CPUs that its vCPU 0 may run on, as xl prints them; `all` where there is none. */
+  readonly affinity = new Map<string, string>();
   /** In the kernel now. */
   modules = new Set<string>();
   mappings: Mapping[] = [];
@@ -115,6 +117,7 @@ export class EmbeddedMachine implements EmbeddedBackend {
     this.mappings = [];
     this.modules = new Set();
     this.guests = [];
+    this.affinity.clear();
     this.locks.clear();
     this.files.forgetVolatile();
     for (const unit of this.units.values()) {

@@ -383,6 +383,27 @@ function xl(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
         machine.guests.map(({ name, memoryMiB }, at) => line(name, at + 1, memoryMiB, '-b----')).join(''),
     );
   }
+  const domains = [
+    ['Domain-0', 0] as const,
+    ...machine.guests.map(({ name }, at) => [name, at + 1] as const),
+  ];
+  if (args[0] === 'vcpu-list' && args.length === 1) {
+    const line = ([name, id]: readonly [string, number]): string =>
+      `${name.padEnd(32)} ${String(id).padStart(5)} ${'0'.padStart(5)} ${'0'.padStart(4)}   -b-  ${'3.2'.padStart(8)}  ${machine.affinity.get(name) ?? 'all'} / all\n`;
+    return printed(
+      `Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n${domains.map(line).join('')}`,
+    );
+  }
+  if (args[0] === 'vcpu-pin' && args.length === 5 && args[4] === '-') {
+    const [, name = '', vcpu = '', hard = ''] = args;
+    if (!domains.some(([each]) => each === name))
+      return failed(1, `${name} is an invalid domain identifier\n`);
+    if (!['all', '0'].includes(vcpu)) return failed(1, 'Could not set affinity for vcpu\n');
+    if (hard !== 'all' && hard.split(',').some((cpu) => Number(cpu) > 3))
+      return failed(1, 'Error: Invalid range\n');
+    machine.affinity.set(name, hard);
+    return printed('');
+  }
   if (args[0] !== 'info' || args.length !== 1) throw new NotModelled(`xl ${args.join(' ')}`);
   const values = {
     host: machine.name,

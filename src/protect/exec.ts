@@ -46,8 +46,12 @@ export const exec: Executor = (argv, { timeoutMs }) =>
  * @returns its standard output
  * @throws Error with the command and what it said
  */
-export async function must(argv: readonly string[], timeoutMs: number): Promise<string> {
-  const { code, stdout, stderr } = await exec(argv, { timeoutMs });
+export async function must(
+  argv: readonly string[],
+  timeoutMs: number,
+  run: Executor = exec,
+): Promise<string> {
+  const { code, stdout, stderr } = await run(argv, { timeoutMs });
   if (code === 0) return stdout;
   const why = code === null ? `no end after ${timeoutMs} ms` : `exit code ${code}`;
   throw new Error(

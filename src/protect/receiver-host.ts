@@ -29,6 +29,7 @@ import { replicationFault, watchDrbd } from './drbd-watch.js';
 import { identityOf, linkSocketPath, readHostDomain, readHostOrder, tlsFiles } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
 import { systemdNotify } from './notify.js';
+import { pinHere } from './pin-here.js';
 import { Receiver } from './receiver.js';
 import type { ReceiverEdges, ReceiverLink } from './receiver.js';
 import { replaceFile } from './sender-host.js';
@@ -109,7 +110,9 @@ class ReceiverHost {
     await report();
     this.#notify('READY=1');
     try {
-      return await receiver.finished;
+      const state = await receiver.finished;
+      if (state.phase === 'failed-over') await this.#pin();
+      return state;
     } finally {
       receiver.close();
       clearInterval(timer);
@@ -117,6 +120,17 @@ class ReceiverHost {
       watch.close();
       this.#abort.abort();
       await listener.close();
+    }
+  }
+
+  /** The guest runs here now, and whoever protected it may be gone. */
+  async #pin(): Promise<void> {
+    const { domain, pin } = this.#here.domain;
+    if (pin === undefined) return;
+    try {
+      for (const reason of await pinHere(domain, pin)) this.#log.info('pinned', { domain, reason });
+    } catch (error) {
+      this.#log.warn('the guest is not pinned', { domain, reason: (error as Error).message });
     }
   }
 

@@ -6,7 +6,16 @@ import * as assert from 'uvu/assert';
 import { guestFindings } from '../../src/core/check-guest.js';
 import { ParseError } from '../../src/core/parse/text.js';
 import { parseXlVcpuList, parseXlTopology } from '../../src/core/parse/vcpu.js';
-import { pinCommands, pinProblems, sharedCpus, unpinCommands } from '../../src/core/pin.js';
+import {
+  DOM0_PIN_PATH,
+  pinPath,
+  pinProblems,
+  planPin,
+  planUnpin,
+  readPinState,
+  sharedCpus,
+} from '../../src/core/pin.js';
+import type { Pin, PinStep } from '../../src/core/pin.js';
 import { goodInput, layoutsOf, valueOf } from './check-hosts.js';
 
 const test = suite('pin');
@@ -99,59 +108,130 @@ test('anything is read or refused with a ParseError', () => {
   );
 });
 
-// --- Commands ---------------------------------------------------------------------------------------------
+// --- Steps ------------------------------------------------------------------------------------------------
+
+/** A host that does what it is told, so that steps can be carried out on it. */
+class FakeHost {
+  readonly files = new Map<string, string>();
+  lines: [domain: string, id: number, vcpu: number, hard: string][];
+
+  constructor(...lines: [domain: string, id: number, vcpu: number, hard: string][]) {
+    this.lines = lines;
+  }
+
+  #state(domain: string) {
+    const text = [
+      HEADER,
+      ...this.lines.map(([name, id, vcpu, hard]) => `${name} ${id} ${vcpu} 0 -b- 1.0 ${hard} / all`),
+      '',
+    ].join('\n');
+    return readPinState(domain, text, [...this.files.keys()], (path) => this.files.get(path));
+  }
+
+  /** @returns the commands */
+  #carryOut(steps: readonly PinStep[], stepsMax = Infinity): string[] {
+    const commands: string[] = [];
+    for (const step of steps.slice(0, stepsMax)) {
+      if (step.kind === 'write') this.files.set(step.path, step.text);
+      if (step.kind === 'remove') this.files.delete(step.path);
+      if (step.kind !== 'run') continue;
+      commands.push(step.argv.join(' '));
+      const [, , name, vcpu, hard = ''] = step.argv;
+      for (const line of this.lines) {
+        if (line[0] === name && (vcpu === 'all' || Number(vcpu) === line[2])) line[3] = hard;
+      }
+    }
+    return commands;
+  }
+
+  pin(wanted: Pin, domain: string, stepsMax?: number): string[] {
+    return this.#carryOut(planPin(wanted, domain, this.#state(domain)), stepsMax);
+  }
+
+  unpin(domain: string, stepsMax?: number): string[] {
+    return this.#carryOut(planUnpin(domain, this.#state(domain)), stepsMax);
+  }
+
+  reasons(wanted: Pin, domain: string): string[] {
+    return planPin(wanted, domain, this.#state(domain)).flatMap((step) =>
+      step.kind === 'run' ? [step.reason] : [],
+    );
+  }
+}
 
 test('pins the dom0 and the guest where they are not, and says why', () => {
-  const commands = pinCommands(pin, 'web', vcpuList(dom0(0, 'all'), web(0, 'all'), web(1, 'all')));
-  assert.equal(
-    commands.map(({ argv }) => argv.join(' ')),
-    ['xl vcpu-pin Domain-0 all 0 -', 'xl vcpu-pin web all 1,2 -'],
-  );
-  assert.is(commands[1]?.reason, 'vCPU 0 of web may run on all CPUs, "pin" says CPU 1,2');
+  const host = new FakeHost(['Domain-0', 0, 0, 'all'], ['web', 1, 0, 'all'], ['web', 1, 1, 'all']);
+  assert.is(host.reasons(pin, 'web')[1], 'vCPU 0 of web may run on all CPUs, "pin" says CPU 1,2');
+  assert.equal(host.pin(pin, 'web'), ['xl vcpu-pin Domain-0 all 0 -', 'xl vcpu-pin web all 1,2 -']);
+  assert.equal(host.pin(pin, 'web'), [], 'once is enough');
 });
 
-test('does nothing where all is right, and nothing for a guest that is elsewhere', () => {
-  assert.equal(pinCommands(pin, 'web', vcpuList(dom0(0, '0'), web(0, '1-2'), web(1, '1-2'))), []);
-  const backup = pinCommands(pin, 'web', vcpuList(dom0(0, 'all')));
-  assert.equal(
-    backup.map(({ argv }) => argv[2]),
-    ['Domain-0'],
-  );
+test('notes what there was before it changes anything', () => {
+  const host = new FakeHost(['Domain-0', 0, 0, '0-3'], ['web', 1, 0, 'all']);
+  assert.equal(host.pin(pin, 'web', 2), []);
+  assert.equal([...host.files.keys()], [DOM0_PIN_PATH, pinPath('web')]);
+});
+
+test('the dom0 alone where the guest is elsewhere, and the guest when it has come', () => {
+  const host = new FakeHost(['Domain-0', 0, 0, 'all']);
+  assert.equal(host.pin(pin, 'web'), ['xl vcpu-pin Domain-0 all 0 -']);
+  host.lines.push(['web', 7, 0, '3']);
+  assert.equal(host.pin(pin, 'web'), ['xl vcpu-pin web all 1,2 -']);
+  assert.equal(host.unpin('web'), ['xl vcpu-pin web 0 3 -', 'xl vcpu-pin Domain-0 0 all -']);
 });
 
 test('one vCPU that is elsewhere is enough', () => {
-  const commands = pinCommands(pin, 'web', vcpuList(dom0(0, '0'), web(0, '1-2'), web(1, '1-3')));
-  assert.equal(
-    commands.map(({ argv }) => argv[2]),
-    ['web'],
-  );
+  const host = new FakeHost(['Domain-0', 0, 0, '0'], ['web', 1, 0, '1-2'], ['web', 1, 1, '1-3']);
+  assert.equal(host.pin(pin, 'web'), ['xl vcpu-pin web all 1,2 -']);
 });
 
-test('undoes what it did, and only that', () => {
-  const pinned = vcpuList(dom0(0, '0'), web(0, '1-2'));
-  const argvs = (still: boolean, vcpus = pinned): string[] =>
-    unpinCommands(pin, 'web', vcpus, still).map(({ argv }) => argv.join(' '));
-  assert.equal(argvs(false), ['xl vcpu-pin web all all -', 'xl vcpu-pin Domain-0 all all -']);
-  assert.equal(argvs(true), ['xl vcpu-pin web all all -']);
-  assert.equal(argvs(false, vcpuList(dom0(0, 'all'), web(0, '3'))), []);
+test('what somebody else has set since is left alone, and so is a guest that was started anew', () => {
+  const host = new FakeHost(['Domain-0', 0, 0, 'all'], ['web', 1, 0, '3']);
+  host.pin(pin, 'web');
+  host.lines = [
+    ['Domain-0', 0, 0, '2'],
+    ['web', 2, 0, '1-2'],
+  ];
+  assert.equal(host.unpin('web'), []);
+  assert.equal([...host.files], []);
 });
 
-test('what it commands is what it wants: applied, nothing is left', () => {
+test('the dom0 gets its CPUs back with the last domain that is pinned', () => {
+  const host = new FakeHost(['Domain-0', 0, 0, 'all'], ['web', 1, 0, 'all'], ['db', 2, 0, 'all']);
+  host.pin(pin, 'web');
+  host.pin(pin, 'db');
+  assert.equal(host.unpin('web'), ['xl vcpu-pin web 0 all -']);
+  assert.equal(host.unpin('db'), ['xl vcpu-pin db 0 all -', 'xl vcpu-pin Domain-0 0 all -']);
+  assert.equal([...host.files], []);
+  assert.equal(host.unpin('db'), [], 'there is nothing left to undo');
+});
+
+test('a note that can not be read is an error that says what to do', () => {
+  const host = new FakeHost(['Domain-0', 0, 0, 'all']);
+  host.files.set(DOM0_PIN_PATH, '{}');
+  assert.throws(() => host.pin(pin, 'web'), /dom0-pin\.json can't be read.*remove the file/);
+});
+
+test('cut anywhere and done again, both ways: all is pinned, and then all is as it was', () => {
   const cpus = fc.uniqueArray(fc.integer({ min: 0, max: 7 }), { minLength: 1, maxLength: 4 });
+  const hard = fc.oneof(
+    fc.constant('all'),
+    cpus.map((list) => [...list].sort((a, b) => a - b).join(',')),
+  );
+  const before = fc.array(hard, { minLength: 2, maxLength: 5 });
   fc.assert(
-    fc.property(cpus, cpus, fc.integer({ min: 1, max: 4 }), (own, guest, count) => {
+    fc.property(cpus, cpus, before, fc.nat(6), fc.nat(6), (own, guest, hards, first, second) => {
       const wanted = { dom0: own, guest };
-      let vcpus = vcpuList(dom0(0, 'all'), ...Array.from({ length: count }, (_, index) => web(index, '0-3')));
-      for (const { argv } of pinCommands(wanted, 'web', vcpus)) {
-        vcpus = vcpus.map((vcpu) =>
-          vcpu.domain === argv[2] ? { ...vcpu, hard: (argv[4] ?? '').split(',').map(Number) } : vcpu,
-        );
-      }
-      assert.equal(pinCommands(wanted, 'web', vcpus), []);
-      assert.equal(
-        sharedCpus('web', vcpus, 8),
-        own.filter((cpu) => guest.includes(cpu)).sort((a, b) => a - b),
-      );
+      const lines = (): [string, number, number, string][] =>
+        hards.map((each, at) => (at === 0 ? ['Domain-0', 0, 0, each] : ['web', 1, at - 1, each]));
+      const host = new FakeHost(...lines());
+      host.pin(wanted, 'web', first);
+      host.pin(wanted, 'web');
+      assert.equal(host.pin(wanted, 'web'), []);
+      host.unpin('web', second);
+      host.unpin('web');
+      assert.equal(host.lines, lines());
+      assert.equal([...host.files], []);
     }),
   );
 });

@@ -15,6 +15,7 @@ import { ExitCode, OperatorError } from '../errors.js';
 import { TLS_CERTIFICATE, XEN_SCRIPTS, type Diversion } from '../facts.js';
 import { Paths, Tags, unitName } from '../names.js';
 import type { DomainLayout } from '../model.js';
+import { DOM0_PIN_PATH, pinnedDomains, planUnpin } from '../pin.js';
 import type { Desired } from './plan.js';
 import { SSH_KEY, SSH_KNOWN_HOSTS, SSH_PUBLIC_KEY, withKeyLines } from './ssh.js';
 import { authorizedKeysStep, commandStep, MEDIUM_MS, type Round, type Step } from './step.js';
@@ -52,8 +53,8 @@ export function planTeardown(desired: Desired, views: Views, options: TeardownOp
   }
   const lanes = desired.pair.hosts.map(({ name }) => {
     const view = structuredClone(viewOf(views, name));
-    return layouts
-      .flatMap((layout) => domainSteps(layout, view, desired, options))
+    return pinSteps(view, options.domains)
+      .concat(layouts.flatMap((layout) => domainSteps(layout, view, desired, options)))
       .concat(hostSteps(view, desired, layouts.length === desired.layouts.length));
   });
   return { lanes: lanes.filter((lane) => lane.length > 0), waits: [] };
@@ -169,13 +170,46 @@ function domainSteps(
   return steps;
 }
 
+/** The dom0 gets its CPUs back with the last domain that was pinned; the guests of those that go don't run. */
+function pinSteps(view: HostView, domains: ReadonlySet<string>): Step[] {
+  const { dom0Pin } = view;
+  if (dom0Pin === undefined) return [];
+  const { before, vcpus } = dom0Pin;
+  const others = pinnedDomains(view.folders[Paths.run] ?? []).filter((name) => !domains.has(name));
+  return planUnpin('', { vcpus, dom0: before, domain: undefined, others }).map((step) => {
+    const { host } = view.facts;
+    if (step.kind === 'run') {
+      return commandStep(
+        host,
+        undefined,
+        `give vCPU ${step.argv[3]} of the dom0 its CPUs back`,
+        step.reason,
+        step.argv,
+        () => undefined,
+      );
+    }
+    const { path } = step;
+    return commandStep(
+      host,
+      undefined,
+      `forget the CPUs that the dom0 had`,
+      'it has them again',
+      ['rm', '-f', '--', path],
+      (after) => {
+        delete after.dom0Pin;
+        after.folders[Paths.run] = (after.folders[Paths.run] ?? []).filter((each) => each !== path);
+      },
+    );
+  });
+}
+
 /** What the programs of a domain have left, except for the number of its last term. */
 function stateSteps(view: HostView, domain: string): Step[] {
   const { host } = view.facts;
   const kept = termPath(domain);
   const paths = [Paths.state, Paths.run].flatMap((folder) => {
     const inside = view.folders[folder] ?? [];
-    return inside.filter((path) => path.startsWith(`${folder}/${domain}/`) && path !== kept);
+    return inside.filter((path) => isLeftOf(path, domain) && path !== kept);
   });
   if (paths.length === 0) return [];
   return [
@@ -192,6 +226,10 @@ function stateSteps(view: HostView, domain: string): Step[] {
       },
     ),
   ];
+}
+
+function isLeftOf(path: string, domain: string): boolean {
+  return [Paths.state, Paths.run].some((folder) => path.startsWith(`${folder}/${domain}/`));
 }
 
 function mapped(view: HostView, layout: DomainLayout): boolean {
@@ -348,7 +386,13 @@ function hostSteps(view: HostView, desired: Desired, lastDomain: boolean): Step[
   return steps;
 }
 
-/** All domains of the host go, and their files before this. */
+/** All domains of the host go, and before this their files and what their protection has left. */
 function isOfDomain(path: string, desired: Desired, host: string): boolean {
-  return (desired.files[host] ?? []).some((file) => file.domain !== undefined && file.path === path);
+  if (path === DOM0_PIN_PATH) return true;
+  const isLeft = desired.layouts.some(
+    ({ domain: { name } }) => path !== termPath(name) && isLeftOf(path, name),
+  );
+  return (
+    isLeft || (desired.files[host] ?? []).some((file) => file.domain !== undefined && file.path === path)
+  );
 }

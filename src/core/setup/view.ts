@@ -19,6 +19,8 @@ import { domainFilePath } from '../render.js';
 import { parseInstalled, type InstalledLayout } from './change.js';
 import { parseTerm, RecordError, type TermRecord } from '../claim/term.js';
 import { linesOf } from '../parse/text.js';
+import { parseXlVcpuList, type Vcpu } from '../parse/vcpu.js';
+import { DOM0_PIN_PATH, parseDom0Pin, type PinState } from '../pin.js';
 import { AUTHORIZED_KEYS, ROOT_SSH, SSH_DIRECTORY, SSH_KEY, SSH_KNOWN_HOSTS, SSH_PUBLIC_KEY } from './ssh.js';
 
 export const TLS_KEY = `${Paths.tls}/host.key`;
@@ -63,6 +65,8 @@ export interface HostView {
   };
   /** By domain: the latest term that the host knows; `unreadable` where it can't be understood. */
   terms: Record<string, TermRecord | 'unreadable'>;
+  /** What the dom0 had before "pin" was applied, and all vCPUs as they are; absent where it never was. */
+  dom0Pin?: { before: NonNullable<PinState['dom0']>; vcpus: Vcpu[] };
 }
 
 /** Where a host records the latest term of a domain (edge/term-store.ts). */
@@ -138,6 +142,8 @@ export function viewCommands(
   add('certificate-key', 'openssl', 'x509', '-in', TLS_CERTIFICATE, '-noout', '-pubkey');
   add('key', 'openssl', 'pkey', '-in', TLS_KEY, '-pubout');
   add('authorized-keys', 'cat', AUTHORIZED_KEYS);
+  add('dom0-pin', 'cat', DOM0_PIN_PATH);
+  add('vcpus', 'xl', 'vcpu-list');
   for (const { domain, hosts } of layouts) {
     if (!hosts.some(({ name }) => name === host)) continue;
     add(`installed ${domain.name}`, 'cat', domainFilePath(domain.name));
@@ -224,7 +230,13 @@ function readView(host: string, results: ReadonlyMap<string, CommandOutput>): Ho
       authorizedKeys: of('authorized-keys').exitCode === 0 ? of('authorized-keys').stdout : undefined,
     },
     terms,
+    ...readDom0Pin(of('dom0-pin'), of('vcpus')),
   };
+}
+
+function readDom0Pin(note: CommandOutput, vcpus: CommandOutput): Pick<HostView, 'dom0Pin'> {
+  const before = note.exitCode === 0 ? parseDom0Pin(note.stdout) : undefined;
+  return before === undefined ? {} : { dom0Pin: { before, vcpus: parseXlVcpuList(vcpus.stdout) } };
 }
 
 function readTerm(text: string): TermRecord | 'unreadable' {
