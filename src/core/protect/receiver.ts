@@ -84,6 +84,8 @@ export interface ReceiverState {
   /** The arbiter may have recorded our claim: nothing may be agreed with the primary until it has answered. */
   mayHaveWon: boolean;
   undecided: string | null;
+  /** Why the copy can't be started, where it ended while this host was claiming. */
+  copyLost: string | null;
   decision: Decision | null;
   reason: string;
   step: FailoverStep | GiveUpStep | null;
@@ -156,6 +158,7 @@ export function newReceiver(options: ReceiverOptions): ReceiverState {
     diskConnected: true,
     mayHaveWon: false,
     undecided: null,
+    copyLost: null,
     decision: null,
     reason: 'waiting for the sender',
     step: null,
@@ -206,9 +209,7 @@ export function receiverStep(state: ReceiverState, input: ReceiverInput): Receiv
         ? decide(state, 'primary', `the journal can't go on: ${input.reason}`)
         : { state, effects: [] };
     case 'copy-ended':
-      return isOn(state)
-        ? decide(state, 'primary', `the copy can't go on: ${input.reason}`)
-        : { state, effects: [] };
+      return copyEnded(state, `the copy can't go on: ${input.reason}`);
     case 'link-lost':
       return lose(state, input.reason, input.peerLives, input.nowMs);
     case 'failover-asked':
@@ -223,6 +224,7 @@ export function receiverStep(state: ReceiverState, input: ReceiverInput): Receiv
       return decide(state, input.decision, `${state.reason}; ${input.reason}`);
     case 'undecided':
       if (state.phase !== 'claiming') return { state, effects: [] };
+      if (state.copyLost !== null && !input.mayHaveWon) return decide(state, 'primary', state.copyLost);
       return {
         state: { ...state, undecided: input.reason, mayHaveWon: input.mayHaveWon },
         effects:
@@ -312,6 +314,21 @@ function ended(
     return claim(state, `${input.reason}; onCrash: failover`);
   }
   return decide(state, 'primary', input.reason);
+}
+
+/**
+ * Without its copy this host can't go on, so it gives way. But not once the arbiter may have decided for it: then the
+ * primary may be gone, and what counts is on the disks here, at the last commit. A failover brings them there, and says
+ * at its step `start-guest` that a person has to start the guest.
+ */
+function copyEnded(state: ReceiverState, reason: string): ReceiverStepResult {
+  if (isOn(state)) return decide(state, 'primary', reason);
+  if (state.phase !== 'claiming' || state.copyLost !== null) return { state, effects: [] };
+  if (!state.mayHaveWon) return decide(state, 'primary', reason);
+  return {
+    state: { ...state, copyLost: reason, reason: `${state.reason}; ${reason}` },
+    effects: [log('error', 'the copy has ended while the term is claimed', state, { reason })],
+  };
 }
 
 function dropTerm(state: ReceiverState, input: { term: number; reason: string }): ReceiverStepResult {

@@ -1,6 +1,6 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { newReceiver, receiverStep } from '../../../src/core/protect/receiver.js';
+import { newReceiver, receiverReason, receiverStep } from '../../../src/core/protect/receiver.js';
 import type { ReceiverInput, ReceiverOptions, ReceiverState } from '../../../src/core/protect/receiver.js';
 import { tickMs } from '../../../src/core/protect/types.js';
 import type { Identity } from '../../../src/core/protect/types.js';
@@ -194,6 +194,21 @@ test('once the arbiter may have decided for this host, nothing is agreed until i
   assert.match(run([...claiming, unsure, dropTerm]).lines.at(-1) ?? '', /-> answer-undecided/);
   const sure: ReceiverInput = { type: 'undecided', reason: 'waits for a person', mayHaveWon: false, nowMs };
   assert.match(run([...claiming, sure, dropTerm]).lines.at(-1) ?? '', /decide primary/);
+});
+
+test('a copy that ends while its term is claimed: given up, but not once the arbiter may have decided', () => {
+  const claiming = [...live, ...epoch(1), diskDown, silent, ...ticks(10)];
+  const gone: ReceiverInput = { type: 'copy-ended', reason: 'killed', nowMs };
+  const person: ReceiverInput = { type: 'undecided', reason: 'waits for a person', mayHaveWon: false, nowMs };
+  const givesUp = /decide primary the copy can't go on: killed$/;
+  assert.match(run([...claiming, person, gone]).lines.at(-1) ?? '', givesUp);
+  assert.match(run([...claiming, gone, person]).lines.at(-1) ?? '', givesUp);
+  const asked = run([...claiming, gone, dropTerm]);
+  assert.match(asked.lines.at(-1) ?? '', /answer-undecided/);
+  assert.match(receiverReason(asked.state), /^silence; the copy can't go on: killed; undecided/);
+  assert.is(run([...claiming, gone, claimed('primary')]).state.decision, 'primary');
+  // What was committed is on the disks here, and a person can start the guest from them.
+  assert.is(run([...claiming, gone, claimed('backup')]).state.decision, 'backup');
 });
 
 test('a decision is final, and whoever asks later is told of it', () => {
