@@ -15,6 +15,8 @@ import type { ConnectOptions } from '../link/client.js';
 const CLAIM_MS = 10_000;
 const CLEANUP_MS = 5_000;
 const AGAIN_MS = 500;
+/** What a fence agent has done can't be taken back: a host whose processes answer is not switched off. */
+const AGREE_BEFORE_FENCING_MS = 3_000;
 
 export interface Outcome {
   decision: Decision;
@@ -108,10 +110,13 @@ export async function decideForPrimary(
     said[who] = why;
     onUndecided(`the arbiter: ${said.arbiter}; the receiver: ${said.receiver}`);
   };
-  const asking = [
-    claimFrom(arbiter, order, order.primary, tell('arbiter'), abort.signal),
-    askReceiver(connect, reason, tell('receiver'), abort.signal),
-  ];
+  const claim = async (): Promise<Outcome | null> => {
+    if (arbiter.name === 'fence') {
+      await pause(AGREE_BEFORE_FENCING_MS, undefined, { signal: abort.signal }).catch(() => undefined);
+    }
+    return claimFrom(arbiter, order, order.primary, tell('arbiter'), abort.signal);
+  };
+  const asking = [claim(), askReceiver(connect, reason, tell('receiver'), abort.signal)];
   try {
     const outcome = await Promise.race(asking);
     if (outcome === null) throw new Error('nobody was asked');
