@@ -45,8 +45,8 @@ async function run(program: HostProgram, domain: string, version: string, log: L
       return ExitCode.ok;
     }
     case 'receiver-cleanup': {
-      const { cleanUpReceiver } = await import('../protect/receiver-host.js');
-      await cleanUpReceiver(domain, log);
+      const { cleanUpReceiver } = await import('../protect/receiver-cleanup.js');
+      await cleanUpReceiver(domain, version, log);
       return ExitCode.ok;
     }
   }
@@ -72,7 +72,8 @@ export async function decideWithoutCopyHere(
   const { decisionWithoutCopy, endDecidedTerm } = await import('../protect/decision.js');
   const stateDirectory = join(Paths.state, domain);
   const store = new TermStore(domain, stateDirectory);
-  const outcome = await decisionWithoutCopy(domain, hostname(), stateDirectory, store, term);
+  const say = (reason: string): void => void process.stderr.write(`${domain}: ${reason}\n`);
+  const outcome = await decisionWithoutCopy(domain, hostname(), stateDirectory, store, term, say);
   await endDecidedTerm(store);
   return outcome;
 }

@@ -22,6 +22,7 @@ export async function noteClaim(stateDirectory: string, term: number): Promise<v
 
 /**
  * @param host this host, for the record
+ * @param onUnrecorded told why the record of it could not be written
  * @throws OperatorError where the arbiter may have decided for this host; nothing was changed then
  */
 export async function decisionWithoutCopy(
@@ -30,6 +31,7 @@ export async function decisionWithoutCopy(
   stateDirectory: string,
   store: TermStore,
   term: number,
+  onUnrecorded: (reason: string) => void,
 ): Promise<'roll-forward' | 'discard'> {
   const decision = await store.readDecision();
   if (decision !== undefined && decision.term === term) return decision.outcome;
@@ -43,7 +45,13 @@ export async function decisionWithoutCopy(
     );
   }
   const reason = 'the receiver ended, and with it the copy of the guest';
-  await store.writeDecision({ term, outcome: 'roll-forward', by: host, reason });
+  try {
+    await store.writeDecision({ term, outcome: 'roll-forward', by: host, reason });
+  } catch (error) {
+    if (error instanceof OperatorError && error.exitCode === ExitCode.refused) throw error;
+    // A full disk: whoever looks later finds no copy either, and decides the same.
+    onUnrecorded((error as Error).message);
+  }
   return 'roll-forward';
 }
 

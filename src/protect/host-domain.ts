@@ -13,6 +13,7 @@ import { TLS_CERTIFICATE } from '../core/facts.js';
 import { linkSocketPath, linkSshOptions } from '../core/setup/ssh.js';
 import { peerCertificatePath, TLS_KEY } from '../core/setup/view.js';
 import type { Route } from '../link/client.js';
+import type { ListenOptions } from '../link/server.js';
 import type { TlsFiles } from '../link/tls.js';
 
 export interface HostDomain {
@@ -82,11 +83,16 @@ export function identityOf(order: Order): Identity {
   return { pair, domain, term, session };
 }
 
-export function tlsFiles(peer: string): TlsFiles {
+function tlsFiles(peer: string): TlsFiles {
   return { certPath: TLS_CERTIFICATE, keyPath: TLS_KEY, peerCertPath: peerCertificatePath(peer) };
 }
 
-export { linkSocketPath };
+/** Where the receiver of a domain listens on this host. */
+export function linkListen({ domain, own, peer }: HostDomain): ListenOptions['listen'] {
+  return domain.link === 'ssh'
+    ? { path: linkSocketPath(domain.domain) }
+    : { address: own.replication, port: domain.linkPort, tls: tlsFiles(peer.name) };
+}
 
 /** The way from the sender to the receiver. */
 export function routeTo({ domain, own, peer, runDirectory }: HostDomain): Route {

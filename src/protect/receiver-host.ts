@@ -3,8 +3,9 @@
  *
  *     journal under DRBD -> listen -> one session -> ... -> the devices are back on their LVs -> exit
  */
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { openArbiter } from '../arbiter/open.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { judgeHello } from '../core/link/judge.js';
@@ -24,19 +25,20 @@ import type { ListenOptions } from '../link/server.js';
 import { protectProcess } from '../journal/protect.js';
 import { JournalDisks } from './backup-disks.js';
 import { claimFrom } from './claim.js';
-import { decisionWithoutCopy, endDecidedTerm, noteClaim } from './decision.js';
+import { decisionWithoutCopy, noteClaim } from './decision.js';
 import { replicationFault, watchDrbd } from './drbd-watch.js';
-import { identityOf, linkSocketPath, readHostDomain, readHostOrder, tlsFiles } from './host-domain.js';
+import { identityOf, linkListen, readHostDomain, readHostOrder } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
 import { systemdNotify } from './notify.js';
 import { pinHere } from './pin-here.js';
 import { Receiver } from './receiver.js';
 import type { ReceiverEdges, ReceiverLink } from './receiver.js';
-import { replaceFile } from './sender-host.js';
+import { enterProtection, replaceFile } from './sender-host.js';
 import { startCopy } from './xl.js';
 
 const STEP_ATTEMPTS_MAX = 5;
 const CLOSE_MS = 5_000;
+const NOTE_AGAIN_MS = 1_000;
 
 /** @returns the state in which the term ended */
 export async function runReceiverHost(name: string, program: string, log: Log): Promise<ReceiverState> {
@@ -67,6 +69,7 @@ class ReceiverHost {
   readonly #disks: JournalDisks;
   #receiver: Receiver | null = null;
   #session: string | null = null;
+  #entered: Promise<void> | null = null;
   readonly #abort = new AbortController();
 
   constructor(here: HostDomain, order: Order, program: string, log: Log, notify: (state: string) => void) {
@@ -89,7 +92,11 @@ class ReceiverHost {
 
   async run(): Promise<ReceiverState> {
     const { domain } = this.#order;
-    if (await this.#disks.recover((term) => withoutCopy(this.#here, this.#store, term))) {
+    const { host, stateDirectory } = this.#here;
+    const unrecorded = (reason: string): void => void this.#log.error('not recorded', { domain, reason });
+    const decide = (term: number): Promise<'roll-forward' | 'discard'> =>
+      decisionWithoutCopy(domain, host, stateDirectory, this.#store, term, unrecorded);
+    if (await this.#disks.recover(decide)) {
       this.#log.info('what an earlier receiver left in the journal is on the disks', { domain });
     }
     await this.#disks.prepare();
@@ -149,12 +156,20 @@ class ReceiverHost {
           const level = /^xc: info: All records (?:buffered|processed)/.test(text) ? 'debug' : 'info';
           this.#log.log(level, 'xl says', { domain, text });
         }),
-      disks: this.#disks,
+      disks: {
+        startSession: (identity) => this.#disks.startSession(identity),
+        commit: async (epoch) => {
+          await this.#enterProtection();
+          await this.#disks.commit(epoch);
+        },
+        step: (step) => this.#disks.step(step),
+        used: () => this.#disks.used(),
+      },
       claim: async (onUndecided) => {
         // An operator who has not spoken can't have decided anything that nobody here knows of.
         const mayHaveWon = arbiter.name !== 'operator';
         // A later process has to know that the arbiter may have an answer for this host.
-        if (mayHaveWon) await noteClaim(this.#here.stateDirectory, this.#order.term);
+        if (mayHaveWon) await this.#noteClaim((reason) => onUndecided(reason, false));
         const outcome = await claimFrom(
           arbiter,
           this.#order,
@@ -180,6 +195,25 @@ class ReceiverHost {
     );
   }
 
+  /** Before the first commit: from then on this host may go on, and a claim counts. */
+  #enterProtection(): Promise<void> {
+    this.#entered ??= enterProtection(this.#store, this.#order, 'backup');
+    return this.#entered;
+  }
+
+  /** A full disk must not keep the copy from ever being started: it waits until there is room. */
+  async #noteClaim(onUndecided: (reason: string) => void): Promise<void> {
+    while (!this.#abort.signal.aborted) {
+      try {
+        await noteClaim(this.#here.stateDirectory, this.#order.term);
+        return;
+      } catch (error) {
+        onUndecided(`nobody is asked before it is noted: ${(error as Error).message}`);
+      }
+      await pause(NOTE_AGAIN_MS, undefined, { signal: this.#abort.signal }).catch(() => undefined);
+    }
+  }
+
   async #record(decision: Decision, reason: string): Promise<void> {
     await this.#store.writeDecision({
       term: this.#order.term,
@@ -199,13 +233,9 @@ class ReceiverHost {
   }
 
   #listenOptions(receiver: Receiver): ListenOptions {
-    const { domain, own, peer, host } = this.#here;
-    const { name } = peer;
+    const { host } = this.#here;
     return {
-      listen:
-        domain.link === 'ssh'
-          ? { path: linkSocketPath(domain.domain) }
-          : { address: own.replication, port: domain.linkPort, tls: tlsFiles(name) },
+      listen: linkListen(this.#here),
       program: this.#program,
       host,
       log: this.#log,
@@ -339,26 +369,4 @@ export function onCleanup(receiver: Receiver, control: ReceiverControl, hello: H
     },
     0,
   );
-}
-
-function withoutCopy(here: HostDomain, store: TermStore, term: number): Promise<'roll-forward' | 'discard'> {
-  return decisionWithoutCopy(here.domain.domain, here.host, here.stateDirectory, store, term);
-}
-
-/**
- * After the receiver's process, however it ended: nothing may hang on its NBD devices.
- * @returns whether there was anything to do
- */
-export async function cleanUpReceiver(name: string, log: Log): Promise<boolean> {
-  const here = await readHostDomain(name);
-  const store = new TermStore(name, here.stateDirectory);
-  const disks = new JournalDisks(
-    here.domain,
-    { onMarker: () => undefined, onFailed: () => undefined, onProgress: () => undefined },
-    log,
-  );
-  const done = await disks.recover((term) => withoutCopy(here, store, term));
-  await endDecidedTerm(store);
-  await rm(join(here.runDirectory, 'receiver.pid'), { force: true });
-  return done;
 }

@@ -7,6 +7,8 @@
  * libxl applies a checkpoint only when it has read the record CHECKPOINT_END, so that record is what is held back:
  * at the end of its input xl starts the guest from the last checkpoint that it was given whole.
  */
+import { setTimeout as pause } from 'node:timers/promises';
+import { ExitCode, OperatorError } from '../core/errors.js';
 import { newReceiver, receiverReason, receiverStep } from '../core/protect/receiver.js';
 import type {
   FailoverStep,
@@ -67,6 +69,7 @@ export interface ReceiverEdges {
 
 /** Bytes that may wait for xl before the bulk connection is no longer read. */
 const QUEUE_BYTES_MAX = 64 << 20;
+const RECORD_AGAIN_MS = 1_000;
 
 /** `needsMore`: it can be passed on only when the epoch behind it is here, so that has to find room. */
 type Queued = { type: 'data'; bytes: Buffer } | { type: 'checkpoint'; bytes: Buffer; needsMore: boolean };
@@ -320,9 +323,9 @@ export class Receiver {
         return;
       case 'decide':
         this.#do(
-          edges
-            .record(effect.decision, effect.reason)
-            .then(() => this.#input({ type: 'decision-durable', nowMs: edges.nowMs() })),
+          this.#record(effect.decision, effect.reason).then(() =>
+            this.#input({ type: 'decision-durable', nowMs: edges.nowMs() }),
+          ),
         );
         return;
       case 'step':
@@ -337,6 +340,28 @@ export class Receiver {
         return;
       default:
         throw new Error(`effect ${String(effect satisfies never)}`);
+    }
+  }
+
+  /**
+   * A full disk must not end the process, and the only copy of the guest with it. Who takes over waits until the
+   * record is there. Who gives way needs none: without one, giving way is what a later process does (`decision.ts`).
+   */
+  async #record(decision: Decision, reason: string): Promise<void> {
+    for (;;) {
+      try {
+        await this.#edges.record(decision, reason);
+        return;
+      } catch (error) {
+        // It was decided otherwise: a broken invariant, and nothing may go on.
+        if (error instanceof OperatorError && error.exitCode === ExitCode.refused) throw error;
+        this.#edges.log('error', 'the decision could not be recorded', {
+          decision,
+          reason: (error as Error).message,
+        });
+        if (decision === 'primary') return;
+      }
+      await pause(RECORD_AGAIN_MS);
     }
   }
 

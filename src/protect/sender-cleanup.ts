@@ -23,7 +23,7 @@ import { must } from './exec.js';
 import { readHostDomain, readHostOrder } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
 import { dropOutput } from './network.js';
-import { connectOptions, recordEnd, replaceFile } from './sender-host.js';
+import { connectOptions, readEnd, recordEnd, replaceFile } from './sender-host.js';
 import { resumeGuest } from './xen-resume.js';
 import { destroyGuest } from './xl.js';
 
@@ -33,11 +33,13 @@ const COMMAND_MS = 30_000;
 export async function cleanUpSender(name: string, program: string, log: Log): Promise<Decision> {
   const here = await readHostDomain(name);
   const order = await readHostOrder(name);
+  const ended = await readEnd(here, order);
   const record = await new TermStore(name, here.stateDirectory).readTerm();
   let outcome: Outcome;
-  if (record?.term === order.term && record.phase === 'ended') {
-    const decision = record.outcome === 'lost' ? 'backup' : 'primary';
-    outcome = { decision, reason: 'the sender ended in order' };
+  if (ended !== null) {
+    outcome = { decision: ended, reason: 'the sender ended in order' };
+  } else if (record?.term === order.term && record.phase === 'starting') {
+    outcome = { decision: 'primary', reason: 'the sender died before the backup had a whole checkpoint' };
   } else {
     log.warn('the sender died; deciding who goes on', { domain: name, term: order.term });
     outcome = await decide(here, order, program, log);

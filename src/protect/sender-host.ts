@@ -14,6 +14,7 @@ import { REPORT_EVERY_MS, reportHead } from '../core/protect/report.js';
 import type { SenderReport } from '../core/protect/report.js';
 import type { SenderOptions } from '../core/protect/sender.js';
 import type { Decision } from '../core/protect/types.js';
+import { readSmall } from '../edge/durable-file.js';
 import type { Log } from '../edge/log.js';
 import { readBootId, TermStore } from '../edge/term-store.js';
 import { connectLink } from '../link/client.js';
@@ -34,6 +35,7 @@ const PAGE_BYTES = 4096;
 const WIDE_BYTES = 1 << 20;
 const CONNECT_MS = 20_000;
 const CLOSE_MS = 2_000;
+const ENDED_BYTES_MAX = 1_000;
 /** Frames of the bulk connection that may be on their way to the kernel. */
 const FRAMES_MAX = 2;
 
@@ -74,6 +76,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     input: pipeInput(),
     back: pipeOutput(process.stdout),
     connect: (events) => hostLink(connect, events),
+    enter: () => enterProtection(new TermStore(name, here.stateDirectory), order, 'primary'),
     network,
     barrier,
     watchDisk: (onState) =>
@@ -218,18 +221,45 @@ export async function hostLink(options: ConnectOptions, events: LinkEvents): Pro
   };
 }
 
+/**
+ * Records that from now on going on alone needs the claim. Durable when it returns.
+ * @throws OperatorError as `TermStore.writeTerm`
+ */
+export async function enterProtection(
+  store: TermStore,
+  { term, session }: Order,
+  role: 'primary' | 'backup',
+): Promise<void> {
+  const boot = (await store.readTerm())?.boot ?? (await readBootId());
+  await store.writeTerm({ term, session, role, phase: 'protected', boot });
+}
+
+/** Where the decision is kept besides, for this boot: what is in memory has room when the disk has none. */
+function endedPath(here: HostDomain): string {
+  return join(here.runDirectory, 'sender-ended.json');
+}
+
 /** The term is over on this host. */
 export async function recordEnd(here: HostDomain, order: Order, decision: Decision): Promise<void> {
+  const { term, session } = order;
+  await replaceFile(endedPath(here), JSON.stringify({ term, session, decision }));
   const store = new TermStore(order.domain, here.stateDirectory);
-  const before = await store.readTerm();
-  await store.writeTerm({
-    term: order.term,
-    session: order.session,
-    role: 'primary',
-    phase: 'ended',
-    boot: before?.boot ?? (await readBootId()),
-    outcome: decision === 'primary' ? 'won' : 'lost',
-  });
+  const boot = (await store.readTerm())?.boot ?? (await readBootId());
+  const outcome = decision === 'primary' ? 'won' : 'lost';
+  await store.writeTerm({ term, session, role: 'primary', phase: 'ended', boot, outcome });
+}
+
+/** What this host's sender or an earlier clean-up has recorded of the order's term; null where it is not decided. */
+export async function readEnd(here: HostDomain, order: Order): Promise<Decision | null> {
+  const record = await new TermStore(order.domain, here.stateDirectory).readTerm();
+  if (record?.term === order.term && record.phase === 'ended') {
+    return record.outcome === 'lost' ? 'backup' : 'primary';
+  }
+  const text = await readSmall(endedPath(here), ENDED_BYTES_MAX);
+  if (text === undefined) return null;
+  const { term, session, decision } = JSON.parse(text) as Record<string, unknown>;
+  const isOurs = term === order.term && session === order.session;
+  return isOurs && (decision === 'primary' || decision === 'backup') ? decision : null;
 }
 
 async function writeReport(here: HostDomain, order: Order, sender: Sender): Promise<void> {

@@ -56,6 +56,8 @@ export interface SenderEdges {
   /** To xl's standard input. */
   back(bytes: Buffer): void;
   connect(events: LinkEvents): Promise<SenderLink>;
+  /** Records, durably, that there may soon be a checkpoint that the backup could go on with. Called once. */
+  enter(): Promise<void>;
   /** Null where output isn't held. */
   network: {
     mark(epoch: number): Promise<void>;
@@ -122,6 +124,7 @@ export class Sender {
   /** What the checkpoint that has just become whole counts as. */
   #counts: number | 'before' | 'folded' = 'before';
   #epoch = 0;
+  #entered: Promise<void> | null = null;
   readonly #timings = new Map<number, Timing>();
   readonly #figures = new FiguresHistory();
   readonly #pending = new Set<Promise<void>>();
@@ -259,6 +262,10 @@ export class Sender {
   async #hold(): Promise<void> {
     const nowMs = this.#edges.nowMs();
     if (!this.#dropsStream) {
+      this.#entered ??= this.#edges.enter();
+      await this.#entered;
+    }
+    if (!this.#dropsStream) {
       const opened = new Promise<void>((resolve) => {
         this.#openGate = resolve;
       });
@@ -294,7 +301,7 @@ export class Sender {
     let guest: GuestEnd | null = null;
     let reason = 'xl has ended its stream';
     if (error instanceof StreamError) reason = `the stream of xl can't be read: ${error.message}`;
-    else if (error !== null) reason = `the stream of xl failed: ${(error as Error).message}`;
+    else if (error !== null) reason = `the stream of xl can't be passed on: ${(error as Error).message}`;
     try {
       guest = await this.#edges.guestEnd();
     } catch (failure) {

@@ -93,6 +93,7 @@ function world(): World {
         close: () => undefined,
       });
     },
+    enter: () => Promise.resolve(note('enter')),
     network: {
       mark: (epoch) => Promise.resolve(note(`mark ${epoch}`)),
       release: (epoch) => Promise.resolve(note(`release ${epoch}`)),
@@ -152,7 +153,7 @@ async function sent(): Promise<World & { ended: Promise<Decision> }> {
 
 test('marks before memory, output after the commit, and the network open before anything else at the end', async () => {
   const { did, events, until, sender, ended } = await sent();
-  assert.equal(did, ['checkpoint 0', 'mark 1', 'marker 1', 'checkpoint 1']);
+  assert.equal(did, ['checkpoint 0', 'enter', 'mark 1', 'marker 1', 'checkpoint 1']);
   events().committed(identity, 1);
   await until('release 1');
   sender.stop('unprotect');

@@ -48,6 +48,7 @@ export async function runSenderPart(): Promise<void> {
     input: pipeInput(),
     back: pipeOutput(process.stdout),
     connect: (events) => hostLink(connect, events),
+    enter: () => Promise.resolve(),
     network: {
       mark: (epoch) => ipc.call('mark', epoch),
       release: (epoch) => ipc.call('release', epoch),
