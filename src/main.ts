@@ -160,6 +160,7 @@ function program(): Command {
 
   addProtection(root);
   addRecovery(root);
+  addPlanned(root);
   addJournal(root);
   addOnHost(root);
 
@@ -258,6 +259,30 @@ function addRecovery(root: Command): void {
     });
 }
 
+/** What is planned. */
+function addPlanned(root: Command): void {
+  root
+    .command('switchover')
+    .description('move running guests to their other host, and protect them from there; safe to run again')
+    .argument('[domain...]', 'the domains')
+    .option('--all', 'all domains of the configuration')
+    .option('--to <host>', 'where to, so that a guest that runs there already stays')
+    .option('--dry-run', 'tell what would be done, change nothing')
+    .action(
+      async (domains: string[], options: { all?: true; to?: string; dryRun?: true }, command: Command) => {
+        const { runSwitchover } = await import('./commands/run-protect.js');
+        exitCode = await runSwitchover({
+          ...terminalOf(command),
+          domains,
+          all: options.all === true,
+          to: options.to ?? null,
+          dryRun: options.dryRun === true,
+          print,
+        });
+      },
+    );
+}
+
 /** Run by the units on a host, not by people. */
 function addOnHost(root: Command): void {
   root
@@ -276,7 +301,15 @@ function addOnHost(root: Command): void {
       const { decideOnHost } = await import('./commands/on-host.js');
       exitCode = await decideOnHost(domain, term, winner);
     });
-  for (const name of ['sender', 'receiver', 'sender-cleanup', 'receiver-cleanup'] as const) {
+  for (const name of [
+    'sender',
+    'receiver',
+    'sender-cleanup',
+    'receiver-cleanup',
+    'switchover-source',
+    'switchover-target',
+    'switchover-cleanup',
+  ] as const) {
     root
       .command(name, { hidden: true })
       .argument('<domain>')

@@ -7,7 +7,14 @@ import { closeLog, createLog } from '../edge/log.js';
 import type { Log, LogLevel } from '../edge/log.js';
 import { TermStore } from '../edge/term-store.js';
 
-export type HostProgram = 'sender' | 'receiver' | 'sender-cleanup' | 'receiver-cleanup';
+export type HostProgram =
+  | 'sender'
+  | 'receiver'
+  | 'sender-cleanup'
+  | 'receiver-cleanup'
+  | 'switchover-source'
+  | 'switchover-target'
+  | 'switchover-cleanup';
 
 /** Something that keeps the process from ending is not worth a unit that never stops. */
 const LINGER_MS = 5_000;
@@ -49,6 +56,12 @@ async function run(program: HostProgram, domain: string, version: string, log: L
       await cleanUpReceiver(domain, version, log);
       return ExitCode.ok;
     }
+    case 'switchover-source':
+      return (await import('../protect/switchover.js')).runSwitchoverSource(domain, version, log);
+    case 'switchover-target':
+      return (await import('../protect/switchover.js')).runSwitchoverTarget(domain, version, log);
+    case 'switchover-cleanup':
+      return (await import('../protect/switchover.js')).cleanUpSwitchover(domain, log);
   }
 }
 

@@ -8,7 +8,16 @@ import { parseXlInfo, parseXlList } from '../core/parse/xen.js';
 import { parseTerm } from '../core/claim/term.js';
 import type { TermRecord } from '../core/claim/term.js';
 import { OperatorError } from '../core/errors.js';
-import { receiverUnit, runPath, senderUnit, statePath } from '../core/names.js';
+import {
+  receiverUnit,
+  runPath,
+  senderUnit,
+  statePath,
+  switchoverTargetUnit,
+  switchoverUnit,
+} from '../core/names.js';
+import { INTENT_FILE, parseIntent } from '../core/protect/switchover.js';
+import type { SwitchoverIntent } from '../core/protect/switchover.js';
 import type { Host } from '../edge/host.js';
 
 export interface UnitView {
@@ -23,6 +32,14 @@ export interface ProtectionView extends HostFactsForProtection {
   receiver: ReceiverReport | string;
   senderUnit: UnitView;
   receiverUnit: UnitView;
+  /** Of a switchover: the unit that sends the guest, the one that takes it, and what was left of one. */
+  sourceUnit: UnitView;
+  targetUnit: UnitView;
+  intent: SwitchoverIntent | undefined;
+  /** Whether DRBD lets both hosts be Primary now. */
+  twoPrimaries: boolean;
+  moving: boolean;
+  gate: 'open' | 'shut';
 }
 
 /** @throws HostError, or OperatorError where an answer can't be read */
@@ -36,13 +53,17 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     ['now', ['date', '+%s.%N']],
     ['sender', ['systemctl', 'show', '--property=ActiveState,Result', senderUnit(domain)]],
     ['receiver', ['systemctl', 'show', '--property=ActiveState,Result', receiverUnit(domain)]],
+    ['source', ['systemctl', 'show', '--property=ActiveState,Result', switchoverUnit(domain)]],
+    ['target', ['systemctl', 'show', '--property=ActiveState,Result', switchoverTargetUnit(domain)]],
   ]);
   const term = statePath(domain, 'term.json');
   const sender = runPath(domain, 'sender.json');
   const receiver = runPath(domain, 'receiver.json');
+  const intentPath = statePath(domain, INTENT_FILE);
+  const gates = [runPath(domain, 'gate'), statePath(domain, 'gate')];
   const [results, files] = await Promise.all([
     host.probe(commands),
-    host.readFiles([term, sender, receiver]),
+    host.readFiles([term, sender, receiver, intentPath, ...gates]),
   ]);
   const text = (key: string): string => {
     const result = results.get(key);
@@ -67,14 +88,17 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   };
   const [senderReport, receiverReport] = [report(sender), report(receiver)];
   const [senderState, receiverState] = [unitView(text('sender')), unitView(text('receiver'))];
+  const [sourceUnit, targetUnit] = [unitView(text('source')), unitView(text('target'))];
   const record = file(term);
+  const intent = file(intentPath);
+  const show = results.get('show')?.stdout ?? '';
   return {
     name: host.name,
     resource: drbd.known ? drbd.value.find(({ name }) => name === domain) : undefined,
     guests: understood(host.name, () => parseXlList(text('list'))),
     freeMemoryBytes: understood(host.name, () => parseXlInfo(text('info'))).freeMemoryBytes,
     // Without the resource drbdsetup fails; then there is no protocol either.
-    protocol: /^\s*protocol\s+([ABC]);/m.exec(results.get('show')?.stdout ?? '')?.[1] ?? null,
+    protocol: /^\s*protocol\s+([ABC]);/m.exec(show)?.[1] ?? null,
     boot: text('boot').trim(),
     term: record === undefined ? undefined : parseTerm(record),
     sender:
@@ -87,7 +111,28 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     receiverUnit: receiverState,
     senderActive: isActive(senderState),
     receiverActive: isActive(receiverState),
+    sourceUnit,
+    targetUnit,
+    moving: isActive(sourceUnit) || isActive(targetUnit),
+    intent: intent === undefined ? undefined : understoodIntent(host.name, intentPath, intent),
+    twoPrimaries: /^\s*allow-two-primaries\s+yes;/m.test(show),
+    gate: gateOf(gates.map(file).find((content) => content !== undefined)),
   };
+}
+
+/** As the hotplug script reads it: without a file it is open, and what can't be understood is shut. */
+function gateOf(text: string | undefined): 'open' | 'shut' {
+  return text === undefined || /^\s*open(?:\s|$)/.test(text) ? 'open' : 'shut';
+}
+
+function understoodIntent(host: string, path: string, text: string): SwitchoverIntent {
+  try {
+    return parseIntent(text);
+  } catch (error) {
+    throw new OperatorError(
+      `${host}: ${path} can't be read: ${(error as Error).message}; nothing was changed`,
+    );
+  }
 }
 
 /** Running, or on its way up or down. */

@@ -12,6 +12,8 @@ import { withHosts } from './converge.js';
 import { decideDomain, recoverDomain } from './recover.js';
 import { protectDomain, unprotectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
+import { switchoverDomain } from './switchover.js';
+import type { SwitchoverOptions } from './switchover.js';
 
 interface Terminal {
   config: string;
@@ -98,6 +100,15 @@ export async function runUnprotect(
 
 export async function runRecover(options: Terminal & { domains: string[]; all: boolean }): Promise<ExitCode> {
   return overDomains({ ...options, readOnly: false }, recoverDomain);
+}
+
+export async function runSwitchover(
+  options: Terminal & { domains: string[]; all: boolean } & SwitchoverOptions,
+): Promise<ExitCode> {
+  const { to, dryRun } = options;
+  return overDomains({ ...options, readOnly: dryRun }, (layout, hosts, deps) =>
+    switchoverDomain(layout, hosts, { to, dryRun }, deps),
+  );
 }
 
 /** No lock is taken: the other host may be dead, and what is decided is decided once. */

@@ -12,7 +12,15 @@
  */
 import { OperatorError } from './errors.js';
 import type { DomainLayout } from './model.js';
-import { lvPath, Paths, receiverUnit, senderUnit, unitName } from './names.js';
+import {
+  lvPath,
+  Paths,
+  receiverUnit,
+  senderUnit,
+  switchoverTargetUnit,
+  switchoverUnit,
+  unitName,
+} from './names.js';
 import {
   LSBLK_COLUMNS,
   parseLsblk,
@@ -362,9 +370,9 @@ export interface HostFacts {
   sshPublicKey: Fact<string>;
 }
 
-/** The units that run while a domain is protected: on its primary, and on its backup. */
-export function protectionUnits(domain: string): [string, string] {
-  return [senderUnit(domain), receiverUnit(domain)];
+/** The units that run while a domain is protected, on its primary and on its backup, or moved from one to the other. */
+export function protectionUnits(domain: string): string[] {
+  return [senderUnit(domain), receiverUnit(domain), switchoverUnit(domain), switchoverTargetUnit(domain)];
 }
 
 /** Where setup puts the host's own certificate. */

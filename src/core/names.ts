@@ -132,6 +132,15 @@ export function receiverUnit(domain: string): string {
   return `remus-receiver@${domain}.service`;
 }
 
+/** The unit that sends a guest to its other host in a switchover, and the one that takes it there. */
+export function switchoverUnit(domain: string): string {
+  return `remus-switchover@${domain}.service`;
+}
+
+export function switchoverTargetUnit(domain: string): string {
+  return `remus-switchover-target@${domain}.service`;
+}
+
 /** A file of a domain that outlives the host's restart: `term.json`, `decision`, `gate`, `journal-active`, ... */
 export function statePath(domain: string, file: string): string {
   return `${Paths.state}/${domain}/${file}`;

@@ -111,7 +111,8 @@ function undecidedReport(order: Order, undecided: string): SenderReport {
   };
 }
 
-async function resumeIfSuspended(name: string, log: Log): Promise<void> {
+/** Resumes a guest that a dead `xl` has left suspended here. @throws Error when it still is */
+export async function resumeIfSuspended(name: string, log: Log): Promise<void> {
   const find = async (): Promise<{ id: number; state: string } | undefined> =>
     parseXlList(await must(['xl', 'list'], COMMAND_MS)).find((guest) => guest.name === name);
   const guest = await find();

@@ -9,6 +9,7 @@
  */
 import type { TermRecord } from '../claim/term.js';
 import type { RunningGuest, RunningResource } from '../facts.js';
+import { awayName } from './switchover.js';
 
 export interface RecoveryHost {
   name: string;
@@ -17,6 +18,8 @@ export interface RecoveryHost {
   term: TermRecord | undefined;
   senderActive: boolean;
   receiverActive: boolean;
+  /** A switchover's unit is at work there. */
+  moving?: boolean;
 }
 
 export type RecoveryStep =
@@ -37,6 +40,15 @@ export function nextRecoveryStep(domain: string, hosts: readonly [RecoveryHost, 
   const [one, other] = hosts;
   if (hosts.some(({ senderActive }) => senderActive)) {
     return { do: 'done', reason: `protection of ${domain} is running or starting already` };
+  }
+  if (hosts.some(({ moving }) => moving === true)) {
+    return { do: 'refuse', reason: `${domain} is being moved; remus-drbd switchover ${domain} ends that` };
+  }
+  if (hosts.some(({ guests }) => guests.some(({ name }) => name === awayName(domain)))) {
+    return {
+      do: 'refuse',
+      reason: `a switchover of ${domain} was cut short; remus-drbd switchover ${domain} ends it`,
+    };
   }
   if (!runs(one) && !runs(other)) {
     return {
