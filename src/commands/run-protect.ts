@@ -4,7 +4,7 @@ import { ExitCode, OperatorError } from '../core/errors.js';
 import { parseDuration } from '../core/units.js';
 import type { DomainLayout } from '../core/model.js';
 import { loadWithProblems } from '../edge/load.js';
-import type { Host } from '../edge/host.js';
+import { HostError, type Host } from '../edge/host.js';
 import { closeLog, createLog } from '../edge/log.js';
 import type { LogLevel } from '../edge/log.js';
 import { sshConnector } from './context.js';
@@ -70,7 +70,8 @@ async function overDomains(
         });
         results.push({ domain, result });
         if (!options.json) options.print(result);
-      } catch (error) {
+      } catch (caught) {
+        const error = caught instanceof HostError ? hostLost(domain, caught) : caught;
         if (!(error instanceof OperatorError)) throw error;
         results.push({ domain, error: error.message });
         if (!options.json) process.stderr.write(`${error.message}\n`);
@@ -82,6 +83,15 @@ async function overDomains(
   }
   if (options.json) options.print(JSON.stringify({ domains: results }, null, 2));
   return code;
+}
+
+/** A host that was lost on the way: what was begun goes on there without us, and the next run looks first. */
+function hostLost(domain: string, error: HostError): OperatorError {
+  return new OperatorError(
+    `${domain}: ${error.message}; what was begun on the hosts goes on there. Run the command again when the host answers: it looks first.`,
+    ExitCode.unreachable,
+    error,
+  );
 }
 
 export async function runProtect(options: Terminal & ProtectArguments): Promise<ExitCode> {

@@ -215,6 +215,10 @@ export class FakeHost implements Host {
       const used = [...this.guests.values()].reduce((sum, { memoryMiB }) => sum + memoryMiB, 0);
       return XL_INFO.replace(/free_memory +: \d+/, `free_memory : ${this.freeMiB - used}`);
     }
+    if (line === 'xl vcpu-list') {
+      return 'Name ID VCPU CPU State Time(s) Affinity (Hard / Soft)\nDomain-0 0 0 0 r-- 9.9 all / all\n';
+    }
+    if (argv[0] === 'find') return '';
     if (line.startsWith('cat /proc/sys/kernel/random/boot_id'))
       return '0b4d6c1e-0000-0000-0000-000000000001\n';
     if (line.startsWith('date')) return `${NOW_S}.000000000\n`;
