@@ -13,6 +13,7 @@ import type { DomainLayout } from '../core/model.js';
 import { receiverUnit, runPath, senderUnit, statePath } from '../core/names.js';
 import { formatOrder } from '../core/protect/order.js';
 import type { Order } from '../core/protect/order.js';
+import type { SenderReport } from '../core/protect/report.js';
 import { judgeReadiness } from '../core/protect/readiness.js';
 import { formatSize } from '../core/units.js';
 import type { Host } from '../edge/host.js';
@@ -64,7 +65,7 @@ export async function protectDomain(
   const running = views.find(({ senderActive }) => senderActive);
   if (running !== undefined) {
     const { sender } = running;
-    if (typeof sender === 'string' || sender.intervalMs === intervalMs) {
+    if (typeof sender === 'string' || (sender.intervalMs === intervalMs && coversThat(sender, options))) {
       if (typeof sender !== 'string' && sender.protection === 'protected') {
         const told = [`${name} is protected already: term ${sender.term}, ${sender.reason}`];
         return told.concat(await applyPin()).join('\n  ');
@@ -72,8 +73,10 @@ export async function protectDomain(
       if (options.dryRun) return `${name}: protection is starting already`;
       return waitForProtection(layout, hosts, options, deps);
     }
-    if (options.dryRun) return `${name}: would start anew with an interval of ${intervalMs} ms`;
-    deps.tell(`${name}: the interval is ${sender.intervalMs} ms; starting anew with ${intervalMs} ms`);
+    const found = `${sender.intervalMs} ms${partText(sender.covers)}`;
+    const wanted = `${intervalMs} ms${partText(options)}`;
+    if (options.dryRun) return `${name}: would start anew with an interval of ${wanted}`;
+    deps.tell(`${name}: the interval is ${found}; starting anew with ${wanted}`);
     await unprotectDomain(layout, hosts, deps);
     views = await readBoth(hosts, name);
   }
@@ -126,6 +129,17 @@ export async function protectDomain(
   deps.tell(`${name}: sending the memory of ${formatSize(ready.guestMemoryBytes)}`);
   await start(both.primary, senderUnit(name));
   return waitForProtection(layout, hosts, options, deps);
+}
+
+type Covers = NonNullable<SenderReport['covers']>;
+
+function coversThat({ covers }: SenderReport, { network, disk }: Covers): boolean {
+  return covers === undefined || (covers.network === network && covers.disk === disk);
+}
+
+function partText(covers: Covers | undefined): string {
+  const { network, disk } = covers ?? { network: true, disk: true };
+  return `${network ? '' : ', output not held'}${disk ? '' : ', disks not protected'}`;
 }
 
 /** Waits for the first commit, with progress. */

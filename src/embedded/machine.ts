@@ -263,6 +263,9 @@ export class EmbeddedMachine implements EmbeddedBackend {
         )
         .join('');
     }
+    if (path === '/proc/sys/kernel/random/boot_id') {
+      return `00000000-0000-4000-8000-${String(this.boots).padStart(12, '0')}\n`;
+    }
     if (path === '/proc/meminfo') {
       return 'MemTotal:        1000352 kB\nMemFree:          623612 kB\nMemAvailable:     741708 kB\n';
     }

@@ -198,8 +198,13 @@ function dumpXml(resources: EmbeddedResource[]): string {
   );
 }
 
-/** `drbdsetup events2 --now --statistics`. */
+/** `drbdsetup events2 --now --statistics`, and of `drbdsetup show RESOURCE` the protocol. */
 function drbdsetup(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+  const [command, resource = ''] = args;
+  if (command === 'show' && args.length === 2) {
+    if (!machine.kernel.resources.has(resource)) return failed(10, `${resource}: No such resource\n`);
+    return printed(`resource ${resource} {\n    net {\n        protocol           \tA;\n    }\n}\n`);
+  }
   if (args.join(' ') !== 'events2 --now --statistics') throw new NotModelled(`drbdsetup ${args.join(' ')}`);
   machine.drbd.look();
   const lines = [...machine.kernel.resources.values()].flatMap((resource) => {

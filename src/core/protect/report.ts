@@ -37,6 +37,8 @@ const senderReport = z.object({
   figures: z.object({ count: z.number(), p50: measures, p99: measures }).nullable(),
   /** Packets that were dropped because the output buffer was full. */
   droppedPackets: z.number(),
+  /** What the checkpoints have beside memory; false after `protect --no-network` and `--no-disk`. */
+  covers: z.object({ network: z.boolean(), disk: z.boolean() }).optional(),
 });
 export type SenderReport = z.output<typeof senderReport>;
 
