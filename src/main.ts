@@ -4,6 +4,7 @@
  */
 
 import { inspect } from 'node:util';
+import { isMainThread } from 'node:worker_threads';
 import { Command, CommanderError } from 'commander';
 import { ExitCode, OperatorError } from './core/errors.js';
 import type { LogLevel } from './edge/log.js';
@@ -435,6 +436,11 @@ async function main(argv: string[]): Promise<ExitCode> {
   }
 }
 
-void main(process.argv).then((code) => {
-  process.exitCode = code;
-});
+if (isMainThread) {
+  void main(process.argv).then((code) => {
+    process.exitCode = code;
+  });
+} else {
+  // The bundle is one file, and its only thread is this one.
+  void import('./engine/protocol-d/device-worker.js');
+}

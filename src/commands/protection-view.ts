@@ -8,7 +8,9 @@ import { parseXlInfo, parseXlList } from '../core/parse/xen.js';
 import { parseTerm } from '../core/claim/term.js';
 import type { TermRecord } from '../core/claim/term.js';
 import { OperatorError } from '../core/errors.js';
+import { readModule } from '../core/protocol-d/running.js';
 import {
+  domainFilePath,
   receiverUnit,
   runPath,
   senderUnit,
@@ -47,6 +49,7 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const commands = new Map<string, readonly string[]>([
     ['events2', drbdCommand()],
     ['show', ['drbdsetup', 'show', domain]],
+    ['proc', ['cat', '/proc/drbd']],
     ['list', ['xl', 'list']],
     ['info', ['xl', 'info']],
     ['boot', ['cat', '/proc/sys/kernel/random/boot_id']],
@@ -63,7 +66,7 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const gates = [runPath(domain, 'gate'), statePath(domain, 'gate')];
   const [results, files] = await Promise.all([
     host.probe(commands),
-    host.readFiles([term, sender, receiver, intentPath, ...gates]),
+    host.readFiles([term, sender, receiver, domainFilePath(domain), intentPath, ...gates]),
   ]);
   const text = (key: string): string => {
     const result = results.get(key);
@@ -80,7 +83,13 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   };
   const events = results.get('events2');
   if (events === undefined) throw new Error(`${host.name}: no answer`);
-  const drbd = parseDrbdRunning(host.name, events);
+  const proc = results.get('proc');
+  const module = readModule(
+    host.name,
+    file(domainFilePath(domain)),
+    proc?.exitCode === 0 ? proc.stdout : undefined,
+  );
+  const drbd = module === null ? parseDrbdRunning(host.name, events) : null;
   const nowMs = understood(host.name, () => parseClock(text('now')));
   const report = (path: string): ReturnType<typeof readReport> => {
     const content = file(path);
@@ -94,11 +103,16 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const show = results.get('show')?.stdout ?? '';
   return {
     name: host.name,
-    resource: drbd.known ? drbd.value.find(({ name }) => name === domain) : undefined,
+    resource:
+      drbd === null
+        ? module?.resource
+        : drbd.known
+          ? drbd.value.find(({ name }) => name === domain)
+          : undefined,
     guests: understood(host.name, () => parseXlList(text('list'))),
     freeMemoryBytes: understood(host.name, () => parseXlInfo(text('info'))).freeMemoryBytes,
     // Without the resource drbdsetup fails; then there is no protocol either.
-    protocol: /^\s*protocol\s+([ABC]);/m.exec(show)?.[1] ?? null,
+    protocol: module === null ? (/^\s*protocol\s+([ABC]);/m.exec(show)?.[1] ?? null) : module.protocol,
     boot: text('boot').trim(),
     term: record === undefined ? undefined : parseTerm(record),
     sender:

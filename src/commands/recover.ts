@@ -5,7 +5,7 @@
  * in the direction in which the guest runs now.
  */
 import { ExitCode, OperatorError } from '../core/errors.js';
-import type { DomainLayout } from '../core/model.js';
+import type { DomainLayout, Engine } from '../core/model.js';
 import { nextRecoveryStep } from '../core/protect/recovery.js';
 import type { RecoveryStep } from '../core/protect/recovery.js';
 import { syncProgress } from '../core/setup/sync.js';
@@ -70,7 +70,7 @@ export async function recoverDomain(
         break;
       default:
         deps.tell(`${name}: ${titleOf(step)}: ${step.reason}`);
-        await act(name, step, hosts);
+        await act(name, layout.domain.engine, step, hosts);
         if (deps.nowMs() - sinceMs > WAIT_MS) {
           throw new OperatorError(
             `${name}: ${titleOf(step)} was done again and again and is still needed: ${step.reason}`,
@@ -96,7 +96,12 @@ function titleOf(step: RecoveryStep): string {
   }
 }
 
-async function act(domain: string, step: RecoveryStep, hosts: readonly [Host, Host]): Promise<void> {
+async function act(
+  domain: string,
+  engine: Engine,
+  step: RecoveryStep,
+  hosts: readonly [Host, Host],
+): Promise<void> {
   const host = (name: string): Host => (hosts[0].name === name ? hosts[0] : hosts[1]);
   switch (step.do) {
     case 'destroy':
@@ -112,8 +117,13 @@ async function act(domain: string, step: RecoveryStep, hosts: readonly [Host, Ho
       // The loser first, so that it already waits with its answer when the survivor asks. It may stand alone by now,
       // and the survivor may be connecting: those two are allowed to fail, the next look tells.
       await loser.run(['drbdadm', 'disconnect', domain], options);
+      // The engine's DRBD: 8.3 takes options of drbdsetup behind "--", before the command.
       const discard = step.discard ? ['--discard-my-data'] : [];
-      await mustRun(loser, ['drbdadm', 'connect', ...discard, domain], COMMAND_MS);
+      const connect =
+        engine === 'protocol-d'
+          ? ['drbdadm', ...(step.discard ? ['--', ...discard] : []), 'connect', domain]
+          : ['drbdadm', 'connect', ...discard, domain];
+      await mustRun(loser, connect, COMMAND_MS);
       await survivor.run(['drbdadm', 'connect', domain], options);
       return;
     }

@@ -8,11 +8,12 @@ import { parseClock } from '../core/parse/system.js';
 import { parseXlList } from '../core/parse/xen.js';
 import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
 import { formatSize } from '../core/units.js';
-import { runPath, statePath } from '../core/names.js';
+import { domainFilePath, runPath, statePath } from '../core/names.js';
 import type { FiguresSummary, Measure } from '../core/protect/figures.js';
 import { readReport } from '../core/protect/report.js';
 import type { Report } from '../core/protect/report.js';
-import type { Host } from '../edge/host.js';
+import { readModule } from '../core/protocol-d/running.js';
+import type { CommandResult, FileContent, Host } from '../edge/host.js';
 import { eachHost } from '../edge/pool.js';
 
 export interface StatusResult {
@@ -83,6 +84,7 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
     runPath(domain, 'sender.json'),
     runPath(domain, 'receiver.json'),
     statePath(domain, 'term.json'),
+    domainFilePath(domain),
   ]);
   // The files first: a report must not look younger than it was when it was read.
   const files = await host.readFiles(paths);
@@ -91,13 +93,13 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
       ['now', ['date', '+%s.%N']],
       ['events2', drbdCommand()],
       ['xl-list', ['xl', 'list']],
+      ['proc', ['cat', '/proc/drbd']],
     ]),
   );
   const events = results.get('events2');
   const list = results.get('xl-list');
   if (events === undefined || list === undefined) throw new Error(`${host.name}: no answer`);
-  const resources = parseDrbdRunning(host.name, events);
-  if (!resources.known) throw new OperatorError(`${host.name}: DRBD could not be asked: ${resources.reason}`);
+  const resources = readResources(host.name, domains, files, events, results.get('proc'));
   if (list.exitCode !== 0) throw new OperatorError(`${host.name}: xl list failed: ${list.stderr.trim()}`);
   const nowMs = understood(host.name, () => parseClock(results.get('now')?.stdout ?? ''));
   const report = <T extends Report['role']>(
@@ -121,7 +123,7 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
     }
   };
   return {
-    resources: resources.value,
+    resources,
     guests: parseXlList(list.stdout).map((guest) => guest.name),
     reports: new Map(
       domains.map((domain) => [
@@ -130,6 +132,28 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
       ]),
     ),
   };
+}
+
+/** A pair has one engine: with `protocol-d` none of its domains is in the answer of events2, which 8.3 doesn't have. */
+function readResources(
+  host: string,
+  domains: readonly string[],
+  files: ReadonlyMap<string, FileContent | undefined>,
+  events: CommandResult,
+  proc: CommandResult | undefined,
+): RunningResource[] {
+  const procDrbd = proc?.exitCode === 0 ? proc.stdout : undefined;
+  const modules = domains.flatMap((domain) => {
+    const file = files.get(domainFilePath(domain));
+    const text = file === undefined ? undefined : new TextDecoder().decode(file.content);
+    const module = readModule(host, text, procDrbd);
+    return module === null ? [] : [module];
+  });
+  if (modules.length > 0)
+    return modules.flatMap(({ resource }) => (resource === undefined ? [] : [resource]));
+  const resources = parseDrbdRunning(host, events);
+  if (!resources.known) throw new OperatorError(`${host}: DRBD could not be asked: ${resources.reason}`);
+  return resources.value;
 }
 
 function errorText(error: unknown): string {

@@ -113,6 +113,11 @@ export function guestConfigPath(domain: string): string {
   return `${Paths.domains}/${domain}.cfg`;
 }
 
+/** The layout of a domain as its hosts keep it (`core/domain-file.ts`). */
+export function domainFilePath(domain: string): string {
+  return `${Paths.domains}/${domain}.json`;
+}
+
 /** What a host must know of a domain at boot, read by `remus-devices`. */
 export function devicesPath(domain: string): string {
   return `${Paths.devices}/${domain}`;

@@ -15,7 +15,15 @@ import { domainFile } from './domain-file.js';
 import { REQUIRED_MODULES } from './facts.js';
 import { layoutsOfHost } from './layout.js';
 import type { DomainLayout, VolumeLayout } from './model.js';
-import { devicesPath, guestConfigPath, lvPath, mapperPath, Paths, resourcePath } from './names.js';
+import {
+  devicesPath,
+  domainFilePath,
+  guestConfigPath,
+  lvPath,
+  mapperPath,
+  Paths,
+  resourcePath,
+} from './names.js';
 import { SAFE_TEXT } from './patterns.js';
 import { describeGuest, replaceDisks, XlConfigError } from './xlconfig.js';
 import type { XlConfig } from './xlconfig.js';
@@ -137,11 +145,6 @@ function domainFiles(
       fill(assets, 'xen/guest.cfg.hbs', view) + guestConfig(layout, guest),
     ),
   ];
-}
-
-/** The layout of a domain as its hosts keep it. */
-export function domainFilePath(domain: string): string {
-  return `${Paths.domains}/${domain}.json`;
 }
 
 /**

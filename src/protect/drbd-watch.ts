@@ -5,19 +5,21 @@
 import { spawn } from 'node:child_process';
 import { drbdCommand, parseDrbdRunning } from '../core/facts.js';
 import type { RunningResource } from '../core/facts.js';
+import type { DomainFile } from '../core/domain-file.js';
 import { exec } from './exec.js';
+import { moduleMinor, watchModule } from './module.js';
 
 const READ_MS = 10_000;
 const AGAIN_MS = 1_000;
 
-export interface DrbdWatch {
+interface DrbdWatch {
   close(): void;
 }
 
 /**
  * @param onState called with the state now and after each change; null with the reason when it can't be read
  */
-export function watchDrbd(
+function watchDrbd(
   resource: string,
   onState: (state: RunningResource | null, reason: string) => void,
 ): DrbdWatch {
@@ -56,6 +58,18 @@ export function watchDrbd(
       child?.kill('SIGKILL');
     },
   };
+}
+
+/**
+ * Whether every write of the primary reaches the backup's disks, now and at each change.
+ *
+ * @param onFault null where it does, or why not
+ */
+export function watchReplication(domain: DomainFile, onFault: (fault: string | null) => void): DrbdWatch {
+  if (domain.engine === 'protocol-d') return watchModule(moduleMinor(domain), onFault);
+  return watchDrbd(domain.domain, (state, reason) => {
+    onFault(state === null ? reason : replicationFault(state));
+  });
 }
 
 /** The state of one resource now, or null and why. */

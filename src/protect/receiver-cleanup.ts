@@ -17,8 +17,8 @@ import type { Log } from '../edge/log.js';
 import { TermStore } from '../edge/term-store.js';
 import { listenLink } from '../link/server.js';
 import type { LinkListener } from '../link/server.js';
-import { JournalDisks } from './backup-disks.js';
 import { decisionWithoutCopy, endDecidedTerm } from './decision.js';
+import { openDisks } from './disk-engine.js';
 import { linkListen, readHostDomain, readHostOrder } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
 import { destroyGuest } from './xl.js';
@@ -43,8 +43,8 @@ export async function cleanUpReceiver(
 ): Promise<boolean> {
   const here = await readHostDomain(name);
   const store = new TermStore(name, here.stateDirectory);
-  const disks = new JournalDisks(
-    here.domain,
+  const disks = openDisks(
+    here,
     { onMarker: () => undefined, onFailed: () => undefined, onProgress: () => undefined },
     log,
   );

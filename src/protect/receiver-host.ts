@@ -23,10 +23,11 @@ import type { ReceiverControl, ReceiverLink as Link } from '../link/link.js';
 import { listenLink } from '../link/server.js';
 import type { ListenOptions } from '../link/server.js';
 import { protectProcess } from '../journal/protect.js';
-import { JournalDisks } from './backup-disks.js';
 import { claimFrom } from './claim.js';
 import { decisionWithoutCopy, noteClaim } from './decision.js';
-import { replicationFault, watchDrbd } from './drbd-watch.js';
+import { openDisks } from './disk-engine.js';
+import type { DiskEngine } from './disk-engine.js';
+import { watchReplication } from './drbd-watch.js';
 import { identityOf, linkListen, readHostDomain, readHostOrder } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
 import { systemdNotify } from './notify.js';
@@ -66,7 +67,7 @@ class ReceiverHost {
   readonly #log: Log;
   readonly #notify: (state: string) => void;
   readonly #store: TermStore;
-  readonly #disks: JournalDisks;
+  readonly #disks: DiskEngine;
   #receiver: Receiver | null = null;
   #session: string | null = null;
   #entered: Promise<void> | null = null;
@@ -79,8 +80,8 @@ class ReceiverHost {
     this.#log = log;
     this.#notify = notify;
     this.#store = new TermStore(order.domain, here.stateDirectory);
-    this.#disks = new JournalDisks(
-      here.domain,
+    this.#disks = openDisks(
+      here,
       {
         onMarker: ({ epoch }) => this.#receiver?.marker(epoch),
         onFailed: (reason) => this.#receiver?.journalFailed(reason),
@@ -102,9 +103,7 @@ class ReceiverHost {
     await this.#disks.prepare();
     const receiver = await this.#makeReceiver();
     this.#receiver = receiver;
-    const watch = watchDrbd(domain, (state) => {
-      receiver.disk(state !== null && replicationFault(state) === null);
-    });
+    const watch = watchReplication(this.#here.domain, (fault) => receiver.disk(fault === null));
     const listener = await listenLink(this.#listenOptions(receiver));
     const report = async (): Promise<void> => {
       this.#notify('WATCHDOG=1');
@@ -304,6 +303,10 @@ export function takeSession(receiver: Receiver, identity: Identity, link: Link):
           case 'end':
             receiver.end(message.detail, guest);
             return;
+          case 'module-ask':
+          case 'module-barrier':
+            receiver.module(message);
+            return;
           default:
             return;
         }
@@ -347,6 +350,7 @@ function controlLink(link: Link, domain: string): ReceiverLink {
       link.control.send({ type: 'ended', outcome, reason: reason.slice(0, 4000) });
     },
     back: (bytes) => void link.bulk.send({ type: 'back' }, bytes),
+    module: (message) => void link.control.send(message),
   };
 }
 

@@ -18,7 +18,8 @@ import type {
   ReceiverOptions,
   ReceiverState,
 } from '../core/protect/receiver.js';
-import { tickMs } from '../core/protect/types.js';
+import type { FromModule, ToModule } from '../core/link/messages.js';
+import { LIVE_ROUND, tickMs } from '../core/protect/types.js';
 import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
 
 /** xl with the copy of the guest. */
@@ -38,11 +39,18 @@ export interface CopyEvents {
   ended(reason: string): void;
 }
 
-/** The epoch journal and what stands on it. */
+/** The epoch journal and what stands on it; or the DRBD module that does its part itself (`deferring-disks.ts`). */
 export interface BackupDisks {
   startSession(identity: Identity): Promise<void>;
   commit(epoch: number): Promise<void>;
-  step(step: Exclude<FailoverStep, 'start-guest'> | 'roll-forward' | 'leave-journal'): Promise<void>;
+  /** @returns of `discard`, where that isn't the last commit: the epoch that the disks are at */
+  step(
+    step: Exclude<FailoverStep, 'start-guest'> | 'roll-forward' | 'leave-journal',
+  ): Promise<void | { atEpoch: number }>;
+  /** Of a module: an epoch's memory is complete here. @returns its `/proc/drbd` at that time */
+  memoryComplete?(epoch: number): Promise<string>;
+  /** Of a module: does what the sender asks. @returns its `/proc/drbd` after it */
+  ask?(what: 'look' | 'promote' | 'demote'): Promise<string>;
   used(): { usedBytes: number; totalBytes: number };
 }
 
@@ -52,6 +60,8 @@ export interface ReceiverLink {
   committed(identity: Identity, epoch: number): void;
   ended(decision: Decision, reason: string): void;
   back(bytes: Buffer): void;
+  /** To the sender; of use with `engine: protocol-d` alone. */
+  module?(message: FromModule): void;
 }
 
 export interface ReceiverEdges {
@@ -67,6 +77,7 @@ export interface ReceiverEdges {
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string, fields: Record<string, unknown>): void;
 }
 
+const REASON_CHARS_MAX = 4000;
 /** Bytes that may wait for xl before the bulk connection is no longer read. */
 const QUEUE_BYTES_MAX = 64 << 20;
 const RECORD_AGAIN_MS = 1_000;
@@ -159,11 +170,37 @@ export class Receiver {
     if (!folded) this.#lastMemory = epoch;
     const room = this.#enqueue({ type: 'checkpoint', bytes, needsMore: folded });
     this.#input({ type: 'memory', counts, nowMs: this.#edges.nowMs() });
+    if (typeof counts === 'number' && counts > LIVE_ROUND) this.#memoryComplete(counts);
     return room;
   }
 
   marker(epoch: number): void {
     this.#input({ type: 'marker', epoch, nowMs: this.#edges.nowMs() });
+  }
+
+  /** What the sender says to this host's module. */
+  module(message: ToModule): void {
+    if (message.type === 'module-barrier') {
+      this.marker(message.epoch);
+      return;
+    }
+    const { what, number } = message;
+    const { disks } = this.#edges;
+    const answer = disks.ask?.(what) ?? Promise.reject(new Error('this host has no such module'));
+    answer.then(
+      (procDrbd) => this.#link?.module?.({ type: 'module-side', of: 'answer', number, procDrbd }),
+      (error: unknown) => {
+        const reason = (error as Error).message.slice(0, REASON_CHARS_MAX);
+        this.#link?.module?.({ type: 'module-failed', number, reason });
+      },
+    );
+  }
+
+  #memoryComplete(epoch: number): void {
+    this.#edges.disks.memoryComplete?.(epoch).then(
+      (procDrbd) => this.#link?.module?.({ type: 'module-side', of: 'memory', number: epoch, procDrbd }),
+      (error: unknown) => this.journalFailed((error as Error).message),
+    );
   }
 
   journalFailed(reason: string): void {
@@ -381,8 +418,9 @@ export class Receiver {
 
   async #step(step: FailoverStep | GiveUpStep): Promise<void> {
     const startedMs = this.#edges.nowMs();
+    let atEpoch: number | undefined;
     try {
-      await this.#perform(step);
+      atEpoch = (await this.#perform(step))?.atEpoch;
     } catch (error) {
       const reason = (error as Error).message;
       this.#input({ type: 'step-failed', step, reason, nowMs: this.#edges.nowMs() });
@@ -390,10 +428,10 @@ export class Receiver {
     }
     const nowMs = this.#edges.nowMs();
     this.#edges.log('info', 'a step is done', { step, durationMs: nowMs - startedMs });
-    this.#input({ type: 'step-done', step, nowMs });
+    this.#input({ type: 'step-done', step, ...(atEpoch === undefined ? {} : { atEpoch }), nowMs });
   }
 
-  async #perform(step: FailoverStep | GiveUpStep): Promise<void> {
+  async #perform(step: FailoverStep | GiveUpStep): Promise<void | { atEpoch: number }> {
     switch (step) {
       case 'drop-copy':
         await this.#copy?.drop();
@@ -407,7 +445,7 @@ export class Receiver {
         await this.#copy.start();
         return;
       default:
-        await this.#edges.disks.step(step);
+        return this.#edges.disks.step(step);
     }
   }
 }

@@ -7,6 +7,8 @@
  *     the primary goes on       -> the network opens, a suspended guest is resumed, its end is watched for
  *     the backup goes on        -> the guest here is destroyed, its held output with it
  */
+import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openArbiter } from '../arbiter/open.js';
 import { parseXlList } from '../core/parse/xen.js';
@@ -23,9 +25,9 @@ import { must } from './exec.js';
 import { readHostDomain, readHostOrder } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
 import { dropOutput } from './network.js';
-import { connectOptions, readEnd, recordEnd, replaceFile } from './sender-host.js';
+import { connectOptions, pausedPath, readEnd, recordEnd, replaceFile } from './sender-host.js';
 import { resumeGuest } from './xen-resume.js';
-import { destroyGuest } from './xl.js';
+import { destroyGuest, unpauseGuest } from './xl.js';
 
 const COMMAND_MS = 30_000;
 
@@ -52,6 +54,7 @@ export async function cleanUpSender(name: string, program: string, log: Log): Pr
     const { removed, lostPackets } = await removeBuffers(name);
     if (removed.length > 0) log.warn('the network was still plugged', { domain: name, removed, lostPackets });
     await resumeIfSuspended(name, log);
+    await unpauseIfPaused(here, log);
     // From the first checkpoint on no xl watches the guest (scripts/host/remus-watch).
     await must(['systemctl', 'start', '--no-block', `remus-watch@${name}.service`], COMMAND_MS);
   }
@@ -109,6 +112,18 @@ function undecidedReport(order: Order, undecided: string): SenderReport {
     figures: null,
     droppedPackets: 0,
   };
+}
+
+/** With `engine: protocol-d` the sender holds a guest by pausing it. */
+async function unpauseIfPaused(here: HostDomain, log: Log): Promise<void> {
+  const { domain } = here.domain;
+  if (!existsSync(pausedPath(here))) return;
+  const guest = parseXlList(await must(['xl', 'list'], COMMAND_MS)).find(({ name }) => name === domain);
+  if (guest?.state[2] === 'p') {
+    log.warn('the guest was left paused; unpausing it', { domain });
+    await unpauseGuest(domain);
+  }
+  await rm(pausedPath(here), { force: true });
 }
 
 /** Resumes a guest that a dead `xl` has left suspended here. @throws Error when it still is */

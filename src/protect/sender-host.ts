@@ -20,21 +20,26 @@ import { readBootId, TermStore } from '../edge/term-store.js';
 import { connectLink } from '../link/client.js';
 import type { ConnectOptions } from '../link/client.js';
 import { PipeReader } from '../edge/pipe.js';
+import { openDevice } from '../engine/protocol-d/device.js';
 import { BarrierDevice } from './barrier.js';
 import { decideForPrimary } from './claim.js';
-import { replicationFault, watchDrbd } from './drbd-watch.js';
+import { watchReplication } from './drbd-watch.js';
+import { must } from './exec.js';
 import { identityOf, readHostDomain, readHostOrder, routeTo } from './host-domain.js';
 import type { HostDomain } from './host-domain.js';
+import { moduleMinor, procDrbd } from './module.js';
 import { holdNetwork } from './network.js';
 import { systemdNotify } from './notify.js';
+import { ProtocolDBarrier } from './protocol-d-barrier.js';
 import { Sender } from './sender.js';
-import type { LinkEvents, SenderEdges, SenderLink, StreamInput } from './sender.js';
-import { destroyGuest, guestEnd } from './xl.js';
+import type { Barrier, LinkEvents, SenderEdges, SenderLink, StreamInput } from './sender.js';
+import { destroyGuest, guestEnd, unpauseGuest } from './xl.js';
 
 const PAGE_BYTES = 4096;
 const WIDE_BYTES = 1 << 20;
 const CONNECT_MS = 20_000;
 const CLOSE_MS = 2_000;
+const XL_MS = 30_000;
 const ENDED_BYTES_MAX = 1_000;
 /** Frames of the bulk connection that may be on their way to the kernel. */
 const FRAMES_MAX = 2;
@@ -70,7 +75,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     log,
   });
   const network = order.network ? await holdNetwork(name) : null;
-  const barrier = order.disk ? await openBarrier(here, order) : null;
+  const barrier = order.disk ? await openBarrier(here, order, log) : null;
   const connect = connectOptions(here, order, program);
   const edges: SenderEdges = {
     input: pipeInput(),
@@ -79,11 +84,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     enter: () => enterProtection(new TermStore(name, here.stateDirectory), order, 'primary'),
     network,
     barrier,
-    watchDisk: (onState) =>
-      watchDrbd(name, (state, reason) => {
-        const fault = state === null ? reason : replicationFault(state);
-        onState(fault === null, fault ?? '');
-      }),
+    watchDisk: (onState) => watchReplication(here.domain, (fault) => onState(fault === null, fault ?? '')),
     claim: (reason, onUndecided) => decideForPrimary(arbiter, order, connect, reason, onUndecided),
     guestEnd: () => guestEnd(name),
     destroyGuest: () => destroyGuest(name),
@@ -110,10 +111,38 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
   }
 }
 
-async function openBarrier(here: HostDomain, order: Order): Promise<BarrierDevice> {
+async function openBarrier(here: HostDomain, order: Order, log: Log): Promise<Barrier> {
+  if (here.domain.engine === 'protocol-d') return openModule(here, order, log);
   const volume = here.domain.volumes.find((each) => each.volume === BARRIER_VOLUME);
   if (volume === undefined) throw new OperatorError(`${order.domain}: it has no barrier volume; run setup`);
   return BarrierDevice.open(`/dev/drbd${volume.minor}`, identityOf(order));
+}
+
+/** The DRBD module that closes epochs itself. */
+async function openModule(here: HostDomain, order: Order, log: Log): Promise<Barrier> {
+  const { domain } = order;
+  const minor = moduleMinor(here.domain);
+  const { holdLimitMs } = LIMITS;
+  const host = {
+    minor,
+    device: await openDevice(`/dev/drbd${minor}`),
+    procDrbd,
+    pauseGuest: async () => void (await must(['xl', 'pause', domain], XL_MS)),
+    unpauseGuest: () => unpauseGuest(domain),
+    log: (level: 'info' | 'error', message: string, fields: Record<string, unknown>) =>
+      void log.log(level, message, { domain, ...fields }),
+  };
+  // For the clean-up, should this process die: a guest that is paused was paused from here.
+  await writeFile(pausedPath(here), '');
+  return new ProtocolDBarrier(host, {
+    holdMs: holdLimitMs,
+    finishMs: order.intervalMs + 2 * holdLimitMs,
+  });
+}
+
+/** There from the first moment at which the sender may have paused the guest. */
+export function pausedPath(here: HostDomain): string {
+  return join(here.runDirectory, 'pauses-guest');
 }
 
 /** Connection to the receiver of a term, for the session and for its clean-up. */
@@ -177,6 +206,10 @@ export async function hostLink(options: ConnectOptions, events: LinkEvents): Pro
               events.ended(message.outcome === 'claimed' ? 'backup' : 'primary', message.reason);
             }
             return;
+          case 'module-side':
+          case 'module-failed':
+            events.module?.(message);
+            return;
           default:
             return;
         }
@@ -214,6 +247,7 @@ export async function hostLink(options: ConnectOptions, events: LinkEvents): Pro
     data: (epoch, bytes) => room(link.bulk.send({ type: 'data', epoch }, bytes)),
     checkpoint: (epoch, folded, bytes) =>
       room(link.bulk.send({ type: 'checkpoint', epoch, ...(folded ? { folded: true } : {}) }, bytes)),
+    module: (message) => void link.control.send(message),
     close: () => {
       isOver = true;
       void Promise.race([link.close(true), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
@@ -275,6 +309,7 @@ async function writeReport(here: HostDomain, order: Order, sender: Sender): Prom
     sentBytes,
     figures,
     droppedPackets,
+    covers: { network: order.network, disk: order.disk },
   };
   await replaceFile(join(here.runDirectory, 'sender.json'), JSON.stringify(report));
 }

@@ -15,6 +15,7 @@ import { FiguresHistory } from '../core/protect/figures.js';
 import type { CheckpointFigures, FiguresSummary } from '../core/protect/figures.js';
 import { tickMs } from '../core/protect/types.js';
 import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
+import type { FromModule, ToModule } from '../core/link/messages.js';
 import { StreamDecoder } from '../core/stream/decoder.js';
 import { StreamError } from '../core/stream/error.js';
 import { startGate, stepGate } from '../core/stream/gate.js';
@@ -39,7 +40,38 @@ export interface SenderLink {
   data(epoch: number, bytes: Buffer): Promise<void>;
   /** The record that ends a checkpoint; `folded` for one that could not be held. */
   checkpoint(epoch: number, folded: boolean, bytes: Uint8Array): Promise<void>;
+  /** To the module's host; of use with `engine: protocol-d` alone. */
+  module?(message: ToModule): void;
   close(): void;
+}
+
+/**
+ * What closes an epoch on the disks. The epoch journal needs a marker and nothing else; the rest is for a DRBD module
+ * that does the journal's part itself (`protocol-d-barrier.ts`).
+ */
+export interface Barrier {
+  /**
+   * With the guest suspended. Resolves when its memory may follow.
+   *
+   * Of a module it then also stays paused until the module has acknowledged the barrier.
+   */
+  write(epoch: number): Promise<void>;
+  close(): Promise<void>;
+  /** The link is there. */
+  begin?(link: SenderLink, events: BarrierEvents): void;
+  heard?(message: FromModule): void;
+  /** Why the disks are not known to follow the checkpoints yet; null where they are. */
+  doubt?(): string | null;
+  /** Protection is to end in order. Resolves when it may, whether this went well or not. */
+  finish?(reason: string): Promise<void>;
+  /** No barrier leaves any more; the guest need not wait for one. */
+  halt?(): void;
+}
+
+export interface BarrierEvents {
+  failed(reason: string): void;
+  /** The guest of this epoch goes on only now. */
+  resumed(epoch: number): void;
 }
 
 export interface LinkEvents {
@@ -48,6 +80,7 @@ export interface LinkEvents {
   ended(decision: Decision, reason: string): void;
   /** What xl on the backup says back. */
   back(bytes: Buffer): void;
+  module?(message: FromModule): void;
   lost(reason: string): void;
 }
 
@@ -70,7 +103,7 @@ export interface SenderEdges {
     onFailed(callback: (reason: string) => void): void;
   } | null;
   /** Null where disks aren't protected. */
-  barrier: { write(epoch: number): Promise<void>; close(): Promise<void> } | null;
+  barrier: Barrier | null;
   /** Calls back with whether DRBD has its peer, now and at each change. */
   watchDisk(onState: (connected: boolean, reason: string) => void): { close(): void };
   /** Asks until there is an answer, the arbiter and the receiver's host; reports in between. */
@@ -138,18 +171,23 @@ export class Sender {
 
   view(): SenderView {
     const { intervalMs } = this.#state.options;
+    const protection = senderProtection(this.#state, this.#edges.nowMs(), lateMs(intervalMs));
+    const doubt = protection.protection === 'protected' ? (this.#edges.barrier?.doubt?.() ?? null) : null;
     return {
       state: this.#state,
       sentBytes: this.#sentBytes,
       figures: this.#figures.summary(),
       droppedPackets: this.#edges.network?.dropped() ?? 0,
-      protection: senderProtection(this.#state, this.#edges.nowMs(), lateMs(intervalMs)),
+      protection: doubt === null ? protection : { protection: 'starting', reason: doubt },
     };
   }
 
   /** Ends protection by agreement. */
   stop(reason: string): void {
-    this.#input({ type: 'stop', reason, nowMs: this.#edges.nowMs() });
+    const stop = (): void => this.#input({ type: 'stop', reason, nowMs: this.#edges.nowMs() });
+    const { barrier } = this.#edges;
+    if (barrier?.finish === undefined) stop();
+    else void barrier.finish(reason).then(stop);
   }
 
   /**
@@ -204,9 +242,14 @@ export class Sender {
           this.#input({ type: 'receiver-ended', decision, reason, nowMs: edges.nowMs() });
         },
         back: (bytes) => edges.back(bytes),
+        module: (message) => edges.barrier?.heard?.(message),
         lost: (reason) => this.#input({ type: 'link-lost', reason, nowMs: edges.nowMs() }),
       });
       this.#input({ type: 'welcomed', nowMs: edges.nowMs() });
+      edges.barrier?.begin?.(this.#link, {
+        failed: (reason) => this.#input({ type: 'marker-failed', reason, nowMs: edges.nowMs() }),
+        resumed: (epoch) => this.#resumed(epoch),
+      });
     } catch (error) {
       const reason = `the receiver can't be reached: ${(error as Error).message}`;
       this.#input({ type: 'link-lost', reason, nowMs: edges.nowMs() });
@@ -279,8 +322,8 @@ export class Sender {
   }
 
   /** The CHECKPOINT record was read: all of the guest's memory is here, and Xen resumes it. */
-  #resumed(): void {
-    const timing = this.#timings.get(this.#epoch);
+  #resumed(epoch = this.#epoch): void {
+    const timing = this.#timings.get(epoch);
     if (timing !== undefined) timing.resumedMs = this.#edges.nowMs();
   }
 
@@ -400,6 +443,7 @@ export class Sender {
         return;
       }
       case 'drop-stream':
+        edges.barrier?.halt?.();
         this.#dropsStream = true;
         this.#open();
         return;

@@ -49,6 +49,14 @@ export async function destroyGuest(name: string): Promise<void> {
   if (await exists()) throw new Error(`xl destroy ${name} left it there: ${stderr.trim()}`);
 }
 
+/** Safe where there is no such guest. @throws Error where it is there and stays paused */
+export async function unpauseGuest(name: string): Promise<void> {
+  const { stderr } = await exec(['xl', 'unpause', name], { timeoutMs: LIST_MS });
+  const guests = parseXlList(await must(['xl', 'list'], LIST_MS));
+  const guest = guests.find((each) => each.name === name);
+  if (guest?.state[2] === 'p') throw new Error(`xl unpause ${name} left it paused: ${stderr.trim()}`);
+}
+
 /** Starts xl for a copy. */
 export function startCopy(domain: string, events: CopyEvents, onSaid: (text: string) => void): Copy {
   // libxl waits for ever, busily, at the end of a socket: it has to be a pipe.

@@ -219,6 +219,7 @@ export class FakeHost implements Host {
       return 'Name ID VCPU CPU State Time(s) Affinity (Hard / Soft)\nDomain-0 0 0 0 r-- 9.9 all / all\n';
     }
     if (argv[0] === 'find') return '';
+    if (line === 'cat /proc/drbd') return 'version: 8.4.11 (api:1/proto:86-101)\nsrcversion: FAKE \n';
     if (line.startsWith('cat /proc/sys/kernel/random/boot_id'))
       return '0b4d6c1e-0000-0000-0000-000000000001\n';
     if (line.startsWith('date')) return `${NOW_S}.000000000\n`;

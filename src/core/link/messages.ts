@@ -6,6 +6,8 @@
  *                                     <-    welcome | refused (and closed)
  *       heartbeat, guest-ended, end   ->
  *                                     <-    heartbeat, committed, state, ended
+ *       module-ask, module-barrier    ->
+ *                                     <-    module-side, module-failed     (engine: protocol-d alone)
  *
  * The bulk connection opens with the same hello (purpose bulk, same session) and its answer, then carries the
  * frames of `bulk.ts`. A cleanup (purpose cleanup) is a control connection alone.
@@ -111,11 +113,49 @@ const ended = z.object({
   reason: text,
 });
 
-const fromSender = z.discriminatedUnion('type', [heartbeat, guestEnded, end, dropTerm]);
+/** To the host with the backup's DRBD module: what it is to do; it answers with the same number. */
+const moduleAsk = z.object({
+  type: z.literal('module-ask'),
+  what: z.enum(['look', 'promote', 'demote']),
+  number: count,
+});
+
+/** The module there has acknowledged the barrier of this epoch: the backup's disk is at it. */
+const moduleBarrier = z.object({ type: z.literal('module-barrier'), epoch: count });
+
+/** What `/proc/drbd` says of the resource, as it prints it: in answer, or when an epoch's memory is complete. */
+const moduleSide = z.object({
+  type: z.literal('module-side'),
+  of: z.enum(['answer', 'memory']),
+  /** Of the question, or of the epoch. */
+  number: count,
+  procDrbd: text,
+});
+
+const moduleFailed = z.object({ type: z.literal('module-failed'), number: count, reason: text });
+
+const fromSender = z.discriminatedUnion('type', [
+  heartbeat,
+  guestEnded,
+  end,
+  dropTerm,
+  moduleAsk,
+  moduleBarrier,
+]);
 export type FromSender = z.output<typeof fromSender>;
 
-const fromReceiver = z.discriminatedUnion('type', [heartbeat, committed, state, ended]);
+const fromReceiver = z.discriminatedUnion('type', [
+  heartbeat,
+  committed,
+  state,
+  ended,
+  moduleSide,
+  moduleFailed,
+]);
 export type FromReceiver = z.output<typeof fromReceiver>;
+
+export type ToModule = z.output<typeof moduleAsk> | z.output<typeof moduleBarrier>;
+export type FromModule = z.output<typeof moduleSide> | z.output<typeof moduleFailed>;
 
 export type ControlMessage = Hello | HelloAnswer | FromSender | FromReceiver;
 

@@ -11,7 +11,7 @@ export interface HostFactsForProtection {
   resource: RunningResource | undefined;
   guests: RunningGuest[];
   freeMemoryBytes: number;
-  /** DRBD's replication protocol of the resource as it runs: A, B or C. */
+  /** DRBD's replication protocol of the resource as it runs: A, B or C, or D of the module that has it. */
   protocol: string | null;
   senderActive: boolean;
   receiverActive: boolean;
@@ -51,7 +51,8 @@ export function judgeReadiness(
   if (copy !== undefined && !there.receiverActive) {
     problems.push(`a paused copy ${copy.name} is left on ${there.name}; remove it: xl destroy ${copy.name}`);
   }
-  problems.push(...resourceProblems(name, here, there));
+  const protocol = layout.domain.engine === 'protocol-d' ? 'D' : 'A';
+  problems.push(...resourceProblems(name, protocol, here, there));
   const guestMemoryBytes = guest?.memoryBytes ?? 0;
   const needed = guestMemoryBytes + MEMORY_OVERHEAD_BYTES;
   if (there.freeMemoryBytes < needed) {
@@ -64,6 +65,7 @@ export function judgeReadiness(
 
 function resourceProblems(
   name: string,
+  protocol: 'A' | 'D',
   here: HostFactsForProtection,
   there: HostFactsForProtection,
 ): string[] {
@@ -92,9 +94,9 @@ function resourceProblems(
       problems.push(`volume ${volume} is ${peerDisk} on ${there.name}, UpToDate is required`);
     }
   }
-  if (here.protocol !== 'A') {
+  if (here.protocol !== protocol) {
     problems.push(
-      `DRBD's ${name} runs with protocol ${here.protocol ?? 'unknown'}, A is required; run drbdadm adjust ${name}`,
+      `DRBD's ${name} runs with protocol ${here.protocol ?? 'unknown'}, ${protocol} is required; run drbdadm adjust ${name}`,
     );
   }
   return problems;

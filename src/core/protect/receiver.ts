@@ -118,7 +118,8 @@ export type ReceiverInput =
   | { type: 'claimed'; decision: Decision; reason: string; nowMs: number }
   | { type: 'undecided'; reason: string; mayHaveWon: boolean; nowMs: number }
   | { type: 'decision-durable'; nowMs: number }
-  | { type: 'step-done'; step: FailoverStep | GiveUpStep; nowMs: number }
+  /** @property atEpoch of `discard`, where the disks turn out to be at the epoch after the last commit */
+  | { type: 'step-done'; step: FailoverStep | GiveUpStep; atEpoch?: number; nowMs: number }
   | { type: 'step-failed'; step: FailoverStep | GiveUpStep; reason: string; nowMs: number }
   | { type: 'tick'; nowMs: number };
 
@@ -235,7 +236,7 @@ export function receiverStep(state: ReceiverState, input: ReceiverInput): Receiv
     case 'decision-durable':
       return decisionDurable(state);
     case 'step-done':
-      return stepDone(state, input.step);
+      return stepDone(state, input.step, input.atEpoch);
     case 'step-failed':
       return stepFailed(state, input);
     case 'tick':
@@ -401,12 +402,37 @@ function decisionDurable(state: ReceiverState): ReceiverStepResult {
   };
 }
 
-function stepDone(state: ReceiverState, step: FailoverStep | GiveUpStep): ReceiverStepResult {
+/**
+ * The disks' epoch is decided by the module itself with `engine: protocol-d`: it may have applied an epoch whose
+ * commit never came here. Then the copy goes on from that epoch's memory, which is complete before its barrier leaves.
+ */
+function passUpTo(state: ReceiverState, epoch: number): ReceiverStepResult {
+  if (epoch !== state.committed + 1 || state.memory < epoch) {
+    throw new Error(
+      `the disks are at epoch ${epoch}, the last commit was ${state.committed} and memory ${state.memory}`,
+    );
+  }
+  const isPassed = (each: number): boolean => each <= epoch;
+  return {
+    state: { ...state, committed: epoch, held: state.held.filter((each) => !isPassed(each)) },
+    effects: state.held.filter(isPassed).map((each) => ({ type: 'pass-checkpoint', epoch: each })),
+  };
+}
+
+function stepDone(
+  before: ReceiverState,
+  step: FailoverStep | GiveUpStep,
+  atEpoch: number | undefined,
+): ReceiverStepResult {
+  const { state, effects } =
+    atEpoch === undefined || atEpoch === before.committed
+      ? { state: before, effects: [] }
+      : passUpTo(before, atEpoch);
   if (state.step !== step) throw new Error(`step ${step} is done, ${String(state.step)} was asked for`);
   const order: readonly (FailoverStep | GiveUpStep)[] =
     state.phase === 'failing-over' ? FAILOVER_STEPS : GIVE_UP_STEPS;
   const next = order[order.indexOf(step) + 1];
-  const answers: ReceiverEffect[] = [];
+  const answers: ReceiverEffect[] = [...effects];
   const decision = state.decision ?? 'primary';
   // The guest of the primary may run as soon as no copy can start here any more.
   if (step === 'drop-copy') answers.push({ type: 'answer-ended', decision, reason: state.reason });

@@ -6,8 +6,8 @@
  *               that is primary itself), both are looked at again
  *     epoch N   the guest is suspended -> all of memory N is on the backup -> /proc/drbd is read on both sides ->
  *               barrier (ioctl 20) -> acknowledgement (ioctl 30) -> commit N, the guest may go on
- *     end       at the next suspension: barrier, acknowledgement, both sides looked at (nothing held back, nothing
- *               pending), the backup demoted, the guest goes on
+ *     end       the next epoch as ever, but after its commit the guest stays held: both sides are looked at (nothing
+ *               held back, nothing pending), and the backup is demoted. Where it can't be, the session has failed
  *
  * The module applies an epoch as soon as its barrier arrives. So the barrier leaves only when the backup has the
  * whole memory of the same checkpoint, and the guest is held until the acknowledgement. When the primary dies in
@@ -25,9 +25,6 @@ import type { BothSides } from './proc-drbd.js';
 /** So many checkpoints with writes, and none of them seen held back, mean that the backup doesn't. */
 export const UNSEEN_CHECKPOINTS_MAX = 20;
 
-/** How often the last barrier is sent again while the backup still holds something back. */
-const LAST_BARRIERS_MAX = 3;
-
 type Phase =
   | 'off'
   /** Both sides are being looked at before anything is changed. */
@@ -43,9 +40,8 @@ type Phase =
   | 'complete'
   | 'barrier'
   | 'waiting'
-  /** The last barrier is through; both sides are being looked at. */
+  /** The last barrier is through and the guest still held; both sides are being looked at. */
   | 'last-look'
-  | 'reconnecting'
   | 'demoting'
   /** Nothing more is done with this session. */
   | 'failed';
@@ -64,9 +60,8 @@ export interface ProtocolDState {
   /** Checkpoints with writes since the start of which none was seen held back. */
   unseen: number;
   protected: boolean;
-  /** The session is to end at the next suspension, and why. */
+  /** The session is to end with the epoch that is under way or comes next, and why. */
   endReason: string | undefined;
-  lastBarriers: number;
 }
 
 export type ProtocolDInput =
@@ -81,7 +76,6 @@ export type ProtocolDInput =
   | { kind: 'barrier-sent'; checkpoint: number; result: 'queued' | 'nothing-to-send' }
   | { kind: 'acknowledged'; checkpoint: number }
   | { kind: 'end'; reason: string }
-  | { kind: 'reconnected' }
   | { kind: 'demoted' }
   | { kind: 'failed'; reason: string };
 
@@ -95,13 +89,14 @@ export type ProtocolDEffect =
   | { kind: 'commit'; checkpoint: number; reason: string }
   | { kind: 'resume-guest'; reason: string }
   | { kind: 'protected'; reason: string }
-  /** Drop DRBD's connection and connect again: what the backup held back is dropped and resynchronised. */
-  | { kind: 'reconnect'; reason: string }
   | { kind: 'demote-backup'; reason: string }
   | { kind: 'ended'; reason: string }
   /** Nothing was changed. */
   | { kind: 'refused'; reason: string }
-  /** The guest is no longer protected; who goes on is decided by the claim, which is not here. */
+  /**
+   * The guest is no longer protected; who goes on is decided by the claim, which is not here. What the backup holds
+   * back has to be dropped with DRBD's connection before it is demoted.
+   */
   | { kind: 'unprotected'; reason: string };
 
 export interface ProtocolDStep {
@@ -119,7 +114,6 @@ export const protocolDOff: ProtocolDState = {
   unseen: 0,
   protected: false,
   endReason: undefined,
-  lastBarriers: 0,
 };
 
 /** Which phase takes which input; any other is a mistake of the caller, and ends the session. */
@@ -131,7 +125,6 @@ const TAKES: Readonly<Record<Exclude<ProtocolDInput['kind'], 'end' | 'failed'>, 
   'memory-complete': ['suspended'],
   'barrier-sent': ['barrier'],
   acknowledged: ['waiting'],
-  reconnected: ['reconnecting'],
   demoted: ['demoting'],
 };
 
@@ -174,9 +167,8 @@ export function stepProtocolD(state: ProtocolDState, input: ProtocolDInput): Pro
       return barrierSent(state, input.result);
     case 'acknowledged':
       return acknowledged({ ...state, acknowledged: state.acknowledged + 1 });
-    case 'reconnected':
     case 'demoted':
-      return afterEnd(state, input.kind);
+      return go(protocolDOff, { kind: 'ended', reason: state.endReason ?? 'the session has ended' });
   }
 }
 
@@ -258,16 +250,7 @@ function suspended(state: ProtocolDState, checkpoint: number): ProtocolDStep {
       `the guest was suspended for checkpoint ${checkpoint}, the next one is ${state.checkpoint + 1}`,
     );
   }
-  const next: ProtocolDState = { ...state, checkpoint, phase: 'suspended' };
-  if (state.endReason === undefined) return go(next);
-  return go(
-    { ...next, phase: 'barrier', lastBarriers: 1 },
-    {
-      kind: 'send-barrier',
-      checkpoint,
-      reason: `the session ends (${state.endReason}): the backup has to apply all that it holds back`,
-    },
-  );
+  return go({ ...state, checkpoint, phase: 'suspended' });
 }
 
 /** The guest is held and its memory complete, so that what it wrote in this epoch can be seen held back now. */
@@ -287,25 +270,16 @@ function beforeBarrier(state: ProtocolDState, sides: BothSides): ProtocolDStep {
 
 function barrierSent(state: ProtocolDState, result: 'queued' | 'nothing-to-send'): ProtocolDStep {
   const { checkpoint } = state;
-  const last = state.endReason !== undefined && state.lastBarriers > 0;
   if (result === 'queued') {
     return go(
       { ...state, phase: 'waiting', unseen: state.deferredSeen ? 0 : state.unseen + 1 },
       { kind: 'wait-for-acknowledgement', checkpoint, reason: `barrier ${checkpoint} is on its way` },
     );
   }
-  if (last)
-    return go(
-      { ...state, phase: 'last-look' },
-      { kind: 'look', reason: 'nothing was written since the last barrier' },
-    );
   return commit(state, `nothing was written in epoch ${checkpoint}; its disk is that of the epoch before`);
 }
 
 function acknowledged(state: ProtocolDState): ProtocolDStep {
-  if (state.endReason !== undefined && state.lastBarriers > 0) {
-    return go({ ...state, phase: 'last-look' }, { kind: 'look', reason: 'the last barrier is acknowledged' });
-  }
   if (state.unseen > UNSEEN_CHECKPOINTS_MAX) {
     const reason = `${state.unseen} checkpoints had writes, and none was ever seen held back on the backup: it writes them through, so its disk runs ahead of its memory`;
     return fail(state, reason);
@@ -316,8 +290,15 @@ function acknowledged(state: ProtocolDState): ProtocolDStep {
 function commit(state: ProtocolDState, why: string): ProtocolDStep {
   const { checkpoint, deferredSeen } = state;
   const next: ProtocolDState = { ...state, phase: 'running', committed: checkpoint, protected: deferredSeen };
+  const committed: ProtocolDEffect = { kind: 'commit', checkpoint, reason: why };
+  if (state.endReason !== undefined) {
+    return go({ ...next, phase: 'last-look' }, committed, {
+      kind: 'look',
+      reason: `the session ends: ${state.endReason}`,
+    });
+  }
   const effects: ProtocolDEffect[] = [
-    { kind: 'commit', checkpoint, reason: why },
+    committed,
     { kind: 'resume-guest', reason: `checkpoint ${checkpoint} is committed` },
   ];
   if (deferredSeen && !state.protected) {
@@ -353,10 +334,7 @@ function end(state: ProtocolDState, reason: string): ProtocolDStep {
       return go(protocolDOff, { kind: 'ended', reason: `${reason}; nothing was changed` });
     case 'promoting':
     case 'checking':
-      return go(
-        { ...state, phase: 'reconnecting', endReason: reason },
-        { kind: 'reconnect', reason: `${reason}; no checkpoint can show what the backup holds back` },
-      );
+      return fail(state, `${reason}; no checkpoint can show what the backup holds back`);
     default:
       return go({ ...state, endReason: state.endReason ?? reason });
   }
@@ -365,38 +343,14 @@ function end(state: ProtocolDState, reason: string): ProtocolDStep {
 function lastLook(state: ProtocolDState, { primary, backup }: BothSides): ProtocolDStep {
   const pending = primary.pendingRequests;
   const held = backup.deferredWrites;
-  if (pending === 0 && held === 0) {
-    return go(
-      { ...state, phase: 'demoting' },
-      { kind: 'demote-backup', reason: 'nothing is held back and nothing on its way' },
-    );
-  }
-  const found = `${held} writes are held back on the backup, ${pending} requests not completed on the primary`;
-  if (state.lastBarriers < LAST_BARRIERS_MAX) {
-    return go(
-      { ...state, phase: 'barrier', lastBarriers: state.lastBarriers + 1 },
-      { kind: 'send-barrier', checkpoint: state.checkpoint, reason: `${found}: once more` },
-    );
+  if (pending !== 0 || held !== 0) {
+    const found = `${held} writes are held back on the backup, ${pending} requests not completed on the primary`;
+    return fail(state, `${found} after the last barrier`);
   }
   return go(
-    { ...state, phase: 'reconnecting' },
-    { kind: 'reconnect', reason: `${found} after ${LAST_BARRIERS_MAX} barriers` },
+    { ...state, phase: 'demoting' },
+    { kind: 'demote-backup', reason: 'nothing is held back and nothing on its way' },
   );
-}
-
-function afterEnd(state: ProtocolDState, done: 'reconnected' | 'demoted'): ProtocolDStep {
-  const reason = state.endReason ?? 'the session has ended';
-  if (done === 'reconnected') {
-    return go(
-      { ...state, phase: 'demoting' },
-      { kind: 'demote-backup', reason: 'the new connection holds nothing back' },
-    );
-  }
-  const effects: ProtocolDEffect[] = [];
-  // Between checkpoints of a session that never ran, the guest isn't held.
-  if (state.lastBarriers > 0) effects.push({ kind: 'resume-guest', reason: 'primary and secondary again' });
-  effects.push({ kind: 'ended', reason });
-  return go(protocolDOff, ...effects);
 }
 
 function fail(state: ProtocolDState, reason: string): ProtocolDStep {

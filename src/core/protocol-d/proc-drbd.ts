@@ -183,6 +183,24 @@ function readCounts(line: Line): Record<'nr' | 'dw' | 'lo' | 'ap' | 'def' | 'chk
   };
 }
 
+/** The part of the text that is about one minor, with the module's version before it: it can be read like the whole. */
+export function sideText(text: string, minor: number): string {
+  const lines = text.split('\n');
+  const at = lines.findIndex((line) => new RegExp(`^ {0,2}${minor}: `).test(line));
+  return [...lines.slice(0, 2), ...(at < 0 ? [] : lines.slice(at, at + 2)), ''].join('\n');
+}
+
+/**
+ * One device.
+ *
+ * @throws {ParseError} also where the device isn't there or isn't configured
+ */
+export function deferringDevice(text: string, minor: number): DeferringDevice {
+  const device = parseDeferringDrbd(text).get(minor);
+  if (device === undefined) throw new ParseError(TOOL, `minor ${minor} isn't configured`, '', 1);
+  return device;
+}
+
 /** What both hosts print of the same resource. */
 export interface BothSides {
   primary: DeferringDevice;

@@ -14,8 +14,7 @@ import {
   type RunningResource,
 } from '../facts.js';
 import type { DomainLayout } from '../model.js';
-import { Paths, statePath, unitName } from '../names.js';
-import { domainFilePath } from '../render.js';
+import { domainFilePath, Paths, statePath, unitName } from '../names.js';
 import { parseInstalled, type InstalledLayout } from './change.js';
 import { parseTerm, RecordError, type TermRecord } from '../claim/term.js';
 import { linesOf } from '../parse/text.js';

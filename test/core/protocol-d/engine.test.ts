@@ -93,9 +93,7 @@ test('from the start to protected, an epoch without writes, and the end', () => 
     ...checkpoint(2, 2, 5),
     ...checkpoint(3, 3, 0, 'nothing-to-send'),
     { kind: 'end', reason: 'unprotect' },
-    { kind: 'suspended', checkpoint: 4 },
-    { kind: 'barrier-sent', checkpoint: 4, result: 'queued' },
-    { kind: 'acknowledged', checkpoint: 4 },
+    ...checkpoint(4, 3, 2),
     sides(4, 0),
     { kind: 'demoted' },
   ]);
@@ -158,19 +156,24 @@ test('from the start to protected, an epoch without writes, and the end', () => 
 > end
   = running, protected
 > suspended 4
-  send-barrier 4: the session ends (unprotect): the backup has to apply all that it holds back
+  = suspended, protected
+> memory-complete 4
+  look: all memory of checkpoint 4 is on the backup, the guest is held
+  = complete, protected
+> sides def 2 chkpt 3
+  send-barrier 4: memory 4 is complete on the backup; its disk may follow
   = barrier, protected
 > barrier-sent 4 queued
   wait-for-acknowledgement 4: barrier 4 is on its way
   = waiting, protected
 > acknowledged 4
-  look: the last barrier is acknowledged
+  commit 4: the backup has acknowledged barrier 4
+  look: the session ends: unprotect
   = last-look, protected
 > sides def 0 chkpt 4
   demote-backup: nothing is held back and nothing on its way
   = demoting, protected
 > demoted
-  resume-guest: primary and secondary again
   ended: unprotect
   = off`,
   );
@@ -332,40 +335,27 @@ for (const [what, inputs, says] of failures) {
   });
 }
 
-test('the backup is demoted only when nothing is held back; else the connection is dropped first', () => {
-  const last: ProtocolDInput[] = [
-    ...begin,
-    { kind: 'end', reason: 'unprotect' },
-    { kind: 'suspended', checkpoint: 1 },
-    { kind: 'barrier-sent', checkpoint: 1, result: 'queued' },
-    { kind: 'acknowledged', checkpoint: 1 },
-    sides(2, 1),
-    { kind: 'barrier-sent', checkpoint: 1, result: 'queued' },
-    { kind: 'acknowledged', checkpoint: 1 },
-    sides(3, 0, { primary: { pendingRequests: 1 } }),
-    { kind: 'barrier-sent', checkpoint: 1, result: 'nothing-to-send' },
-    sides(3, 2),
-  ];
-  const held = run(last);
-  assert.is(held.state.phase, 'reconnecting');
-  assert.not(held.effects.some(({ kind }) => kind === 'demote-backup'));
-  const kinds = run([{ kind: 'reconnected' }, { kind: 'demoted' }], held.state).effects.map(
-    ({ kind }) => kind,
-  );
-  assert.equal(kinds, ['demote-backup', 'resume-guest', 'ended']);
-});
+for (const [what, found] of [
+  ['writes that are still held back', sides(2, 1)],
+  ['requests that are not completed', sides(2, 0, { primary: { pendingRequests: 1 } })],
+] as const) {
+  test(`the backup is not demoted with ${what} after the last barrier, and the guest is not let go`, () => {
+    const { state, effects } = run([
+      ...begin,
+      { kind: 'end', reason: 'unprotect' },
+      ...checkpoint(1, 1, 1),
+      found,
+    ]);
+    assert.is(state.phase, 'failed');
+    const kinds = effects.map(({ kind }) => kind);
+    assert.equal(kinds.slice(-3), ['commit', 'look', 'unprotected']);
+    assert.not(kinds.includes('resume-guest'));
+  });
+}
 
-test('an end before the first checkpoint drops the connection, and before the promotion changes nothing', () => {
+test('an end before the first checkpoint has failed, and before the promotion changes nothing', () => {
   const kinds = (inputs: ProtocolDInput[]) => run(inputs).effects.map(({ kind }) => kind);
-  assert.equal(
-    kinds([
-      ...begin.slice(0, 3),
-      { kind: 'end', reason: 'x' },
-      { kind: 'reconnected' },
-      { kind: 'demoted' },
-    ]).slice(-3),
-    ['reconnect', 'demote-backup', 'ended'],
-  );
+  assert.is(kinds([...begin.slice(0, 3), { kind: 'end', reason: 'x' }]).at(-1), 'unprotected');
   assert.equal(
     kinds([
       { kind: 'start', disks: 1 },
@@ -390,7 +380,6 @@ function anyInputs(): fc.Arbitrary<{ useful: boolean; input: ProtocolDInput }[]>
       .map(([checkpoint, result]) => ({ kind: 'barrier-sent', checkpoint, result })),
     number.map((checkpoint) => ({ kind: 'acknowledged', checkpoint })),
     fc.constant({ kind: 'end', reason: 'x' }),
-    fc.constant({ kind: 'reconnected' }),
     fc.constant({ kind: 'demoted' }),
     fc.constant({ kind: 'failed', reason: 'x' }),
   );
@@ -422,8 +411,6 @@ function awaited(state: ProtocolDState): ProtocolDInput | undefined {
       return { kind: 'barrier-sent', checkpoint, result: 'queued' };
     case 'waiting':
       return { kind: 'acknowledged', checkpoint };
-    case 'reconnecting':
-      return { kind: 'reconnected' };
     case 'demoting':
       return { kind: 'demoted' };
     case 'failed':
@@ -451,10 +438,7 @@ test('whatever comes in: no barrier before its memory, no commit before its barr
         const step = stepProtocolD(state, input);
         for (const effect of step.effects) {
           if (effect.kind === 'send-barrier') {
-            assert.ok(
-              effect.checkpoint === complete || state.endReason !== undefined,
-              `barrier ${effect.checkpoint}, memory ${complete}`,
-            );
+            assert.is(effect.checkpoint, complete);
             sent = effect.checkpoint;
           }
           if (effect.kind === 'commit') {
