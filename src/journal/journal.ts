@@ -165,6 +165,8 @@ export interface JournalCounters {
 export interface JournalOptions {
   clock?: Clock;
   drain?: Partial<DrainOptions>;
+  /** Room that data leaves free until `openReserve`, in bytes of 4 KiB blocks; at most a quarter of the journal. */
+  reserveBytes?: number;
   /** A marker closed an epoch: it is acknowledged, not yet durable (commit makes it so). */
   onMarker?: (event: MarkerEvent) => void;
   /** Something in `state()` that a receiver acts on has changed: full, failed, mode. */
@@ -337,6 +339,7 @@ export class EpochJournal {
   private closed = false;
   private full: { sinceMs: number; what: 'space' | 'index' } | null = null;
   private reason = 'open';
+  private reserveEntries = 0;
 
   private readonly headerBuffer: Buffer;
   private readonly headers: { bytes: Buffer; view: DataView }[] = [];
@@ -364,6 +367,7 @@ export class EpochJournal {
     this.scan = opened.scan;
     this.ring = new Ring(superblock.layout, superblock.head, opened.scan.end);
     this.ring.align();
+    this.setReserve(options.reserveBytes ?? 0);
     this.generation = superblock.generation;
     this.head = {
       position: superblock.head,
@@ -834,7 +838,7 @@ export class EpochJournal {
       const sectors = isWrite ? request.sectors : 1;
       if (payload + sectors > payloadMax) break;
       const needs = isWrite ? BlockIndex.entriesFor(sectors) : BlockIndex.entriesForZero(request.sectors);
-      if (entries + needs > this.index.free && count > 0) break;
+      if (entries + needs > this.index.free - this.reserveEntries && count > 0) break;
       payload += sectors;
       entries += needs;
       count++;
@@ -843,7 +847,7 @@ export class EpochJournal {
         if (closes !== null) break;
       }
     }
-    if (entries > this.index.free) return this.noRoom('index');
+    if (entries > this.index.free - this.reserveEntries) return this.noRoom('index');
     const headerSectors = headerSectorsFor(count);
     const position = this.ring.place((headerSectors + payload) * SECTOR_BYTES, false);
     if (position === null) return this.noRoom('space');
@@ -1174,6 +1178,22 @@ export class EpochJournal {
     this.index.setRingStart(positionToOffset(this.layout, position) / SECTOR_BYTES);
     await this.writeSuperblock();
     this.ring.head = { ...position };
+    this.pump();
+    this.onBatch?.();
+  }
+
+  private setReserve(bytes: number): void {
+    const { segments, segmentBytes } = this.layout;
+    this.ring.dataReserve = 1 + Math.min(Math.ceil(bytes / segmentBytes), Math.floor(segments / 4));
+    this.reserveEntries = Math.min(Math.ceil(bytes / BLOCK_BYTES), Math.floor(this.index.capacity / 4));
+  }
+
+  /**
+   * Lets data have the reserve too, for good. For a failover: what DRBD has under way must come to an end before it can
+   * let go of its peer, also where the epoch that is open has filled the journal and nothing will ever commit it.
+   */
+  openReserve(): void {
+    this.setReserve(0);
     this.pump();
     this.onBatch?.();
   }

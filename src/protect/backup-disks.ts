@@ -43,6 +43,8 @@ const FULL_MS = 5_000;
 /** A block is read and written back in pieces of this size. */
 const MARK_BYTES = 1 << 20;
 const MARK_ALIGN = 4096;
+/** More than DRBD has under way: `max-buffers` of its configuration are 8000 pages. */
+const RESERVE_BYTES = 40 << 20;
 const DISCARDED_BYTES_MAX = 256 << 20;
 
 export interface DisksEvents {
@@ -282,6 +284,8 @@ export class JournalDisks implements BackupDisks {
     const { domain } = this.#domain;
     switch (step) {
       case 'disconnect':
+        // It waits for what DRBD has under way here, which a full journal would never answer.
+        this.#need().openReserve();
         await must(['drbdadm', 'disconnect', '--force', domain], COMMAND_MS);
         return;
       case 'discard': {
@@ -374,6 +378,7 @@ export class JournalDisks implements BackupDisks {
 
   #openJournal(disk: FileDisk, specs: VolumeSpec[]): Promise<EpochJournal> {
     return EpochJournal.open(disk, this.#targets, specs, {
+      reserveBytes: RESERVE_BYTES,
       onMarker: (marker) => this.#events.onMarker(marker),
       onMarkerIgnored: (reason) => this.#log.warn('a marker was ignored', { reason }),
       onChange: (reason) => {

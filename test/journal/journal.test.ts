@@ -350,6 +350,22 @@ test('a full journal holds writes back, says so, and a commit or the end of the 
   assert.is((await bench.read(3 * 24, 1))[0], 39);
 });
 
+test('what a full journal keeps in reserve is for the end of a session: it lets what waits come to its end', async () => {
+  const bench = await new Bench().start({ reserveBytes: 64 * KIB });
+  await bench.session();
+  const answers: { result: string | null | undefined }[] = [];
+  while (bench.live.state().full === null) answers.push(bench.write((answers.length % 4) * 24, 24, 7));
+  const waiting = [bench.write(0, 8, 8), bench.write(8, 8, 9)];
+  await bench.quiet();
+  assert.ok(waiting.every(({ result }) => result === undefined));
+  bench.live.openReserve();
+  await bench.quiet();
+  assert.ok([...answers, ...waiting].every(({ result }) => result === null));
+  // All of it was uncommitted, and none of it is forgotten.
+  const { ranges } = await bench.run(bench.live.discard());
+  assert.equal(ranges, [{ volume: 'a', offsetBytes: 0, lengthBytes: 96 * SECTOR_BYTES }]);
+});
+
 test('every epoch of a full journal can be committed', async () => {
   const bench = await new Bench().start();
   await bench.session();

@@ -208,6 +208,8 @@ export class Ring {
   readonly layout: Layout;
   head: LogPosition;
   tail: LogPosition;
+  /** Segments that data leaves free behind it; control frames may have all of them. At least 1. */
+  dataReserve = 1;
   private readonly pins: Uint32Array;
 
   constructor(layout: Layout, head: LogPosition, tail: LogPosition) {
@@ -237,9 +239,9 @@ export class Ring {
     return (this.layout.segments - 1) * this.layout.segmentBytes;
   }
 
-  /** Whether there is room for a frame now: data leaves one segment free behind it, control frames don't. */
+  /** Whether there is room for a frame now. */
   fits(lengthBytes: number, control: boolean): boolean {
-    const reserve = control ? 0 : 1;
+    const reserve = control ? 0 : this.dataReserve;
     if (this.tail.offsetBytes + lengthBytes <= this.layout.segmentBytes) return this.freeSegments >= reserve;
     const next = (this.tail.segment + 1) % this.layout.segments;
     return this.freeSegments >= reserve + 1 && this.pins[next] === 0;
