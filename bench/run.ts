@@ -1,7 +1,7 @@
 /**
  * Runs the benchmarks one after the other, or those whose name contains an argument. Each prints ratios against
  * a peer that it measured side by side in the same run; none of them passes or fails. Needs the Debian packages
- * fio, nbdkit and qemu-utils for the NBD rows, openssh-server and socat for the link's.
+ * fio, nbdkit and qemu-utils for the NBD rows, openssh-server and socat for the link's, apt for the hotplug script's.
  *
  *   npm run bench [-- NAME...]
  */
@@ -10,7 +10,7 @@ import { once } from 'node:events';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const benches = ['setup-pairs.ts', 'journal/limits.ts', 'journal/nbd.ts', 'link/throughput.ts'];
+const benches = ['setup-pairs.ts', 'journal/limits.ts', 'journal/nbd.ts', 'link/throughput.ts', 'hotplug.ts'];
 
 const words = process.argv.slice(2);
 const chosen = benches.filter((name) => words.length === 0 || words.some((word) => name.includes(word)));
