@@ -56,6 +56,14 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
       ExitCode.refused,
     );
   }
+  const begun = await new TermStore(name, here.stateDirectory).readTerm();
+  if (begun?.term !== order.term || begun.phase !== 'starting') {
+    // An earlier sender may have sent checkpoints: this one knows nothing of them, and could decide wrongly.
+    throw new OperatorError(
+      `${name}: term ${order.term} was begun already; remus-drbd protect begins a new one`,
+      ExitCode.refused,
+    );
+  }
   await mkdir(here.runDirectory, { recursive: true });
   await writeFile(join(here.runDirectory, 'sender.pid'), `${process.pid}\n`);
   const identity = identityOf(order);
