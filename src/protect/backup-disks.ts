@@ -30,7 +30,6 @@ import { serveNbd } from '../journal/nbd-server.js';
 import type { NbdLog, NbdServer } from '../journal/nbd-server.js';
 import { switchToJournal, switchToLvs } from '../journal/switch.js';
 import type { SwitchVolume } from '../journal/switch.js';
-import { restoreReceiver, yieldReceiver } from './drbd-thread.js';
 import { readDrbd, replicationFault } from './drbd-watch.js';
 import { exec, must } from './exec.js';
 import type { BackupDisks } from './receiver.js';
@@ -170,7 +169,6 @@ export class JournalDisks implements BackupDisks {
       await removeDurably(this.#activePath);
       throw error;
     }
-    await yieldReceiver(domain);
     await setGate(domain, 'shut', `${domain} is protected here by its other host`);
   }
 
@@ -205,7 +203,6 @@ export class JournalDisks implements BackupDisks {
     let discarded = false;
     if (standing.length > 0) await switchToLvs(standing, settle, { exec, dead: true });
     else await settle();
-    await restoreReceiver(this.#domain.domain);
     await removeDurably(this.#activePath);
     // Not before: until it is settled which way the journal goes, a resync would only add to it.
     await rm(this.#sessionPath, { force: true });
@@ -347,7 +344,6 @@ export class JournalDisks implements BackupDisks {
       await switchToLvs(this.#volumes, () => journal.drained(), { exec });
       this.#isSwitched = false;
     }
-    await restoreReceiver(this.#domain.domain);
     await this.#close();
     await removeDurably(this.#activePath);
   }
