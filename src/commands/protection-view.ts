@@ -28,6 +28,8 @@ export interface UnitView {
 }
 
 export interface ProtectionView extends HostFactsForProtection {
+  /** Why its sender or receiver does not know yet who goes on; null where neither waits for that. */
+  undecided: string | null;
   boot: string;
   term: TermRecord | undefined;
   sender: SenderReport | string;
@@ -101,6 +103,9 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const record = file(term);
   const intent = file(intentPath);
   const show = results.get('show')?.stdout ?? '';
+  const claims = [senderReport, receiverReport].find(
+    (each) => typeof each !== 'string' && each.phase === 'claiming',
+  );
   return {
     name: host.name,
     resource:
@@ -109,6 +114,8 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
         : drbd.known
           ? drbd.value.find(({ name }) => name === domain)
           : undefined,
+    undecided: typeof claims === 'object' ? claims.reason : null,
+    resource: drbd.known ? drbd.value.find(({ name }) => name === domain) : undefined,
     guests: understood(host.name, () => parseXlList(text('list'))),
     freeMemoryBytes: understood(host.name, () => parseXlInfo(text('info'))).freeMemoryBytes,
     // Without the resource drbdsetup fails; then there is no protocol either.

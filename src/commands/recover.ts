@@ -33,6 +33,7 @@ export async function recoverDomain(
   const { name } = layout.domain;
   const samples: SyncSample[] = [];
   let last = '';
+  let told = '';
   let sinceMs = deps.nowMs();
   for (let count = 0; count < STEPS_MAX; count++) {
     const views = await Promise.all([readProtection(hosts[0], name), readProtection(hosts[1], name)]);
@@ -60,10 +61,11 @@ export async function recoverDomain(
         if (step.for === 'sync') {
           samples.push({ atMs: deps.nowMs(), outOfSyncBytes: step.outOfSyncBytes });
           deps.tell(`${name}: resync: ${syncProgress(samples).text}`);
-        }
+        } else if (key !== told) deps.tell(`${name}: ${step.reason}`);
+        told = key;
         if (deps.nowMs() - sinceMs > WAIT_MS) {
           throw new OperatorError(
-            `${name}: ${step.reason}, and nothing has changed for ${WAIT_MS / 60_000} minutes; look at DRBD on both hosts, and run recover again`,
+            `${name}: ${step.reason}, and nothing has changed for ${WAIT_MS / 60_000} minutes; ${step.for === 'decision' ? 'let that host reach the arbiter' : 'look at DRBD on both hosts'}, and run recover again`,
           );
         }
         await deps.pause(POLL_MS);

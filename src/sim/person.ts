@@ -24,6 +24,8 @@ function view(world: World, host: Host): RecoveryHost {
     guests: guests as RecoveryHost['guests'],
     term: host.files.term,
     senderActive: isPrimary && (isActive(world.senderUnit) || isActive(world.cleanup)),
+    // It is waited for below.
+    undecided: null,
     receiverActive: !isPrimary && (isActive(world.receiver?.owner) || isActive(world.receiverCleanup)),
   };
 }

@@ -20,6 +20,8 @@ export interface RecoveryHost {
   receiverActive: boolean;
   /** A switchover's unit is at work there. */
   moving?: boolean;
+  /** Its sender or receiver waits to learn who goes on, and why it does not know; null where nothing waits. */
+  undecided: string | null;
 }
 
 export type RecoveryStep =
@@ -30,7 +32,7 @@ export type RecoveryStep =
   | { do: 'demote'; host: string; reason: string }
   /** `discard`: of both hosts' writes since the cut, those of `loser` go. */
   | { do: 'connect'; survivor: string; loser: string; discard: boolean; reason: string }
-  | { do: 'wait'; for: 'connection' | 'sync'; reason: string; outOfSyncBytes: number }
+  | { do: 'wait'; for: 'decision' | 'connection' | 'sync'; reason: string; outOfSyncBytes: number }
   | { do: 'protect'; reason: string }
   | { do: 'done'; reason: string };
 
@@ -38,6 +40,8 @@ export type RecoveryStep =
 export function nextRecoveryStep(domain: string, hosts: readonly [RecoveryHost, RecoveryHost]): RecoveryStep {
   const runs = (host: RecoveryHost): boolean => host.guests.some(({ name }) => name === domain);
   const [one, other] = hosts;
+  const waits = hosts.find(({ undecided }) => undecided !== null);
+  if (waits !== undefined) return whoWaits(domain, waits, hosts);
   if (hosts.some(({ senderActive }) => senderActive)) {
     return { do: 'done', reason: `protection of ${domain} is running or starting already` };
   }
@@ -71,6 +75,25 @@ export function nextRecoveryStep(domain: string, hosts: readonly [RecoveryHost, 
     return { do: 'demote', host: loser.name, reason: 'the guest does not run there, and DRBD is Primary' };
   }
   return replicationStep(domain, survivor, loser, hosts);
+}
+
+/** It ends by itself as soon as the arbiter answers it; until then it must not pass for protection. */
+function whoWaits(
+  domain: string,
+  { name, undecided }: RecoveryHost,
+  hosts: readonly [RecoveryHost, RecoveryHost],
+): RecoveryStep {
+  const winner = winnerOf(hosts);
+  const decided =
+    winner === undefined || winner.name === name
+      ? 'nobody has decided yet'
+      : `it was decided for ${winner.name}`;
+  return {
+    do: 'wait',
+    for: 'decision',
+    reason: `${name} does not know who goes on with ${domain} (${decided}) and holds what it has: ${undecided ?? ''}`,
+    outOfSyncBytes: 0,
+  };
 }
 
 function replicationStep(
