@@ -78,7 +78,9 @@ export class DirectoryArbiter implements Arbiter {
   }
 
   #why(error: unknown): string {
-    return `embedded arbiter ${this.#directory}: ${(error as Error).message}`;
+    // The same words for the same reason: behind the comma is the name of a file that is made up each time.
+    const { code, message } = error as NodeJS.ErrnoException;
+    return `embedded arbiter ${this.#directory}: ${code === undefined ? message : message.replace(/,.*$/s, '')}`;
   }
 }
 

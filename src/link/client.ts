@@ -172,7 +172,7 @@ async function open(route: Route, deadline: number): Promise<Socket> {
 async function connected<T extends Socket>(socket: T, event: string, deadline: number): Promise<T> {
   const timeoutMs = left(deadline);
   const timer = setTimeout(() => {
-    const error: NodeJS.ErrnoException = new Error(`no connection within ${Math.round(timeoutMs)} ms`);
+    const error: NodeJS.ErrnoException = new Error(`no connection within ${Math.ceil(timeoutMs / 1000)} s`);
     error.code = 'ETIMEDOUT';
     socket.destroy(error);
   }, timeoutMs);

@@ -100,6 +100,13 @@ test('a file that names nobody decides nothing', async () => {
   }
 });
 
+test('the same reason comes in the same words, so that it is logged once', async () => {
+  rmSync(directory, { recursive: true });
+  const arbiter = new DirectoryArbiter(directory);
+  const key = freshKey();
+  assert.equal(await arbiter.claim(key, 'alpha'), await arbiter.claim(key, 'alpha'));
+});
+
 test('a directory that is missing is not made', async () => {
   rmSync(directory, { recursive: true });
   const arbiter = new DirectoryArbiter(directory);
