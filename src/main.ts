@@ -171,8 +171,13 @@ function program(): Command {
       'show protection at work on an embedded pair: no Xen, no root, nothing on this machine is changed',
     )
     .option('--setup', 'show check, setup, status and teardown in its place')
-    .option('--cut-at <point>', 'where in a checkpoint the power is cut; `list` shows the points')
-    .option('--rounds <number>', 'so many failovers at random points, without the story')
+    .option(
+      '--cut <what>',
+      'what is cut first, by default the power of the primary; `list` shows what can be',
+    )
+    .option('--cut-at <point>', 'where in a checkpoint it is cut; `list` shows the points')
+    .option('--arbiter <who>', 'which hosts reach the arbiter at the cut: both, primary, backup, none')
+    .option('--rounds <number>', 'so many random cuts, each checked like the story, which is not told')
     .option('--seed <number>', 'of what is random')
     .option('--keep', 'leave the files of the embedded hosts')
     .addOption(root.createOption('--embedded-part <part>').hideHelp())

@@ -5,11 +5,19 @@
  */
 import { randomInt } from 'node:crypto';
 import { ExitCode, OperatorError } from '../core/errors.js';
-import { choosePoint, CUT_POINT_NAMES, CUT_POINTS } from '../embedded/protection/cuts.js';
-import type { CutPoint } from '../embedded/protection/cuts.js';
+import type { Claim } from '../embedded/protection/act.js';
+import {
+  CUT_KIND_NAMES,
+  CUT_KINDS,
+  CUT_POINT_NAMES,
+  CUT_POINTS,
+  cutText,
+  REACHES,
+} from '../embedded/protection/cuts.js';
+import type { CutKind, CutPoint, Reach } from '../embedded/protection/cuts.js';
 import { BREAKS } from '../embedded/protection/jobs.js';
 import type { Break } from '../embedded/protection/jobs.js';
-import type { Claim, Round } from '../embedded/protection/story.js';
+import type { Round } from '../embedded/protection/rounds.js';
 
 export interface DemoOutput {
   json: boolean;
@@ -24,18 +32,24 @@ export async function runDemo(
   options: Readonly<Record<string, string | true>>,
   output: DemoOutput,
 ): Promise<ExitCode> {
-  const { embeddedPart, cutAt, rounds } = options;
+  const { embeddedPart, cut, cutAt, arbiter, rounds } = options;
   if (embeddedPart !== undefined) return runPart(String(embeddedPart));
   if (options['setup'] === true) return (await import('./demo-setup.js')).runSetupDemo(output);
-  if (cutAt === 'list') {
-    output.print(CUT_POINT_NAMES.map((name) => `${name.padEnd(22)} ${CUT_POINTS[name]}`).join('\n'));
+  if (cut === 'list' || cutAt === 'list') {
+    const names: Readonly<Record<string, string>> = cut === 'list' ? CUT_KINDS : CUT_POINTS;
+    output.print(
+      Object.entries(names)
+        .map(([name, text]) => `${name.padEnd(22)} ${text}`)
+        .join('\n'),
+    );
     return ExitCode.ok;
   }
   const seed = readNumber('--seed', options['seed'], 0, SEED_MAX) ?? randomInt(SEED_MAX);
-  const point = readPoint(cutAt);
-  const common = {
+  const common: Common = {
     seed,
-    cutAt: point === null ? choosePoint : () => point,
+    kind: readWord('--cut', cut, CUT_KIND_NAMES),
+    point: readWord('--cut-at', cutAt, CUT_POINT_NAMES),
+    arbiter: readWord('--arbiter', arbiter, REACHES),
     broken: readBreak(),
     keep: options['keep'] === true,
   };
@@ -45,7 +59,10 @@ export async function runDemo(
 
 interface Common {
   seed: number;
-  cutAt: (random: () => number) => CutPoint;
+  /** Null for what is left open. */
+  kind: CutKind | null;
+  point: CutPoint | null;
+  arbiter: Reach | null;
   broken: Break | null;
   keep: boolean;
 }
@@ -71,8 +88,14 @@ async function runPart(part: string): Promise<ExitCode> {
 
 async function runStory(common: Common, { json, print }: DemoOutput): Promise<ExitCode> {
   const { tellStory } = await import('../embedded/protection/story.js');
-  const claims = await tellStory({ ...common, tell: json ? () => undefined : print });
-  if (json) print(JSON.stringify({ embedded: true, seed: common.seed, claims }, null, 2));
+  const told: string[] = [];
+  const claims = await tellStory({
+    ...common,
+    kind: common.kind ?? 'primary',
+    arbiter: common.arbiter ?? 'both',
+    tell: json ? (text) => void told.push(...text.split('\n')) : print,
+  });
+  if (json) print(JSON.stringify({ embedded: true, seed: common.seed, told, claims }, null, 2));
   else print(await claimsTable(claims));
   return claims.every(({ held }) => held) ? ExitCode.ok : ExitCode.failed;
 }
@@ -81,12 +104,18 @@ async function runManyRounds(
   common: Common & { rounds: number },
   { json, print }: DemoOutput,
 ): Promise<ExitCode> {
-  const { runRounds } = await import('../embedded/protection/story.js');
-  if (!json) print(`An embedded pair; ${common.rounds} failovers, seed ${common.seed}`);
+  const { runRounds } = await import('../embedded/protection/rounds.js');
+  const { seed, kind, point, arbiter } = common;
+  if (!json) print(`An embedded pair; ${common.rounds} rounds, seed ${seed}`);
   const rounds = await runRounds({
     ...common,
+    fixed: {
+      ...(kind === null ? {} : { kind }),
+      ...(point === null ? {} : { point }),
+      ...(arbiter === null ? {} : { arbiter }),
+    },
     onRound: (round) => {
-      if (!json) print(roundText(round));
+      if (!json) print(roundText(round, seed));
     },
   });
   const bad = rounds.filter(({ violations }) => violations.length > 0).length;
@@ -97,9 +126,13 @@ async function runManyRounds(
   return bad === 0 ? ExitCode.ok : ExitCode.failed;
 }
 
-function roundText({ round, point, violations, outageMs }: Round): string {
-  const head = `embedded round ${String(round).padStart(3)}  ${point.padEnd(20)} answered again after ${Math.round(outageMs)} ms`;
-  return [head, ...violations.map((text) => `    VIOLATION: ${text}`)].join('\n');
+function roundText({ round, cut, host, violations, outageMs }: Round, seed: number): string {
+  const end = host === null ? 'came to no end' : `${host} goes on, answered after ${Math.round(outageMs)} ms`;
+  return [
+    `embedded round ${String(round).padStart(3)}  ${cutText(cut)}: ${end}`,
+    ...violations.map((text) => `    VIOLATION: ${text}`),
+    ...(violations.length === 0 ? [] : [`    again with: --rounds ${round} --seed ${seed}`]),
+  ].join('\n');
 }
 
 async function claimsTable(claims: readonly Claim[]): Promise<string> {
@@ -129,12 +162,16 @@ function readNumber(
   );
 }
 
-function readPoint(text: string | true | undefined): CutPoint | null {
+function readWord<T extends string>(
+  option: string,
+  text: string | true | undefined,
+  words: readonly T[],
+): T | null {
   if (text === undefined) return null;
-  const found = CUT_POINT_NAMES.find((name) => name === text);
+  const found = words.find((word) => word === text);
   if (found !== undefined) return found;
   throw new OperatorError(
-    `--cut-at ${String(text)}: one of these is required: ${CUT_POINT_NAMES.join(', ')}`,
+    `${option} ${String(text)}: one of these is required: ${words.join(', ')}`,
     ExitCode.usage,
   );
 }

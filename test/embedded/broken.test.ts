@@ -10,6 +10,7 @@ import type { Break } from '../../src/embedded/protection/jobs.js';
 import { ProtectedPair } from '../../src/embedded/protection/protected-pair.js';
 
 const CLIENTS = 8;
+const ATTEMPTS = 5;
 
 /** A pair that breaks the guarantee, with the power of its primary cut. */
 async function withBroken(
@@ -30,12 +31,9 @@ async function withBroken(
     pair.clients.start();
     // Enough that every epoch from now on has some.
     while (pair.clients.answers.length < 4 * CLIENTS) await pair.clients.nextAnswer();
-    await pair.cutAt(point);
-    const { violations } = await pair.failedOver();
-    await look(
-      pair,
-      violations.map(({ fault }) => fault),
-    );
+    await pair.cut({ kind: 'primary', point, arbiter: 'both' });
+    const { failover } = await pair.decided();
+    await look(pair, failover?.violations.map(({ fault }) => fault) ?? []);
   } finally {
     await pair.close();
   }
@@ -48,9 +46,12 @@ test('output that leaves before its checkpoint is committed: an answer is missin
 });
 
 test('a checkpoint acknowledged before its commit: the disks are behind memory', async () => {
-  await withBroken('ack-before-commit', 'output-released', (_pair, faults) => {
-    assert.ok(faults.includes('disk-behind-memory') && faults.includes('answer-not-on-disk'), faults.join());
-  });
+  // On a busy machine the clients may have had nothing in the very epoch that was cut: that breaks no promise.
+  let found: LedgerFault[] = [];
+  for (let attempt = 0; attempt < ATTEMPTS && found.length === 0; attempt++) {
+    await withBroken('ack-before-commit', 'output-released', (_pair, faults) => void (found = faults));
+  }
+  assert.ok(found.includes('disk-behind-memory') && found.includes('answer-not-on-disk'), found.join());
 });
 
 test('a journal that is not taken back: the disks are ahead of memory', async () => {
@@ -64,7 +65,7 @@ test('discarded blocks that are not marked: the hosts differ after the resync', 
     assert.equal(faults, []);
     pair.clients.stop();
     await pair.bringBack();
-    await pair.resynchronised(() => undefined);
+    await pair.recover(() => undefined);
     const { volumes } = await pair.compare();
     assert.ok(volumes.some(({ same }) => !same));
   });

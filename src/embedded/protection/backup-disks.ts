@@ -20,6 +20,10 @@ import type { PartCalls, ReceiverCalls, TermJob } from './jobs.js';
 
 const JOURNAL_BYTES = 32 << 20;
 
+export const JOURNAL_FILE = 'embedded-journal';
+/** While there is such a file the journal may hold what the mirror was told is written. */
+export const JOURNAL_ACTIVE = 'embedded-journal-active';
+
 export interface JournalEvents {
   onMarker(epoch: number): void;
   onFailed(reason: string): void;
@@ -51,12 +55,13 @@ export class EmbeddedDisks implements BackupDisks {
   /** Puts the journal under the mirror. */
   async prepare(): Promise<void> {
     const { directory } = this.#job;
-    const journal = await this.#open(join(directory, 'embedded-journal'));
+    const journal = await this.#open(join(directory, JOURNAL_FILE));
     const socket = join(directory, 'nbd.sock');
     await rm(socket, { force: true });
     const server = await serveNbd(journal, { listen: { path: socket }, log: this.#log });
     this.#server = server;
     journal.onBatch = () => server.flushDirty();
+    await writeFile(join(directory, JOURNAL_ACTIVE), '');
     await this.#host.call('suspendDevices', null);
     await this.#host.call('loadDevices', socket);
     await this.#host.call('gate', { open: false, reason: `${DOMAIN} is protected here by its other host` });
@@ -109,6 +114,8 @@ export class EmbeddedDisks implements BackupDisks {
       case 'leave-journal':
         await this.#leave();
         await this.#host.call('gate', { open: true, reason: 'it is not protected' });
+        // Where a resync into the journal was refused the mirror stands alone; it may come now.
+        await this.#host.call('connectMirror', null);
         return;
       default:
         throw new Error(`step ${String(step satisfies never)}`);
@@ -140,6 +147,7 @@ export class EmbeddedDisks implements BackupDisks {
     await this.#disk?.close();
     for (const target of this.#targets.splice(0)) await target.close();
     this.#journal = null;
+    await rm(join(this.#job.directory, JOURNAL_ACTIVE), { force: true });
   }
 
   async #open(path: string): Promise<EpochJournal> {

@@ -1,9 +1,11 @@
 /**
- * The points of a checkpoint at which the power of the embedded primary can be cut: SIGKILL for its whole process
- * group, so that nothing of it does anything more. In the order in which a checkpoint comes by them.
+ * What can be cut in the embedded pair, and when: the power of a host is SIGKILL for its whole process group, so that
+ * nothing of it does anything more; a link is cut by a note (`wire.ts`). Either is one system call, made by whoever comes
+ * by the chosen point of a checkpoint.
  */
 import { writeFileSync } from 'node:fs';
 
+/** In the order in which a checkpoint comes by them. */
 export const CUT_POINTS = {
   'between-checkpoints': 'the guest runs; nothing is marked or sent',
   'guest-held': 'the guest is held; neither its output nor its disks are marked',
@@ -23,22 +25,87 @@ export const CUT_POINTS = {
 export type CutPoint = keyof typeof CUT_POINTS;
 export const CUT_POINT_NAMES = Object.keys(CUT_POINTS) as CutPoint[];
 
-/** Any of them. @param random from 0 to below 1 */
-export function choosePoint(random: () => number): CutPoint {
-  return CUT_POINT_NAMES[Math.floor(random() * CUT_POINT_NAMES.length)] ?? 'between-checkpoints';
-}
-
-/** Of these the backup knows first, and has the other host cut before it goes on. */
+/** By these the backup comes. */
 export const ON_BACKUP: ReadonlySet<CutPoint> = new Set([
   'marker-in-journal',
   'commit-begins',
   'commit-durable',
 ]);
 
+export const CUT_KINDS = {
+  primary: 'the power of the host that has the guest',
+  backup: 'the power of the other host',
+  'mirror-link': "the mirror's link: disk writes no longer come through",
+  'control-link': 'the link of sender and receiver: neither checkpoints nor heartbeats come through',
+  'both-links': 'both links; both hosts live and hear nothing of each other',
+} as const;
+
+export type CutKind = keyof typeof CUT_KINDS;
+export const CUT_KIND_NAMES = Object.keys(CUT_KINDS) as CutKind[];
+
+/** Which of the hosts reach the arbiter at the cut. */
+export const REACHES = ['both', 'primary', 'backup', 'none'] as const;
+export type Reach = (typeof REACHES)[number];
+
+export interface Cut {
+  kind: CutKind;
+  point: CutPoint;
+  arbiter: Reach;
+}
+
+export function cutText({ kind, point, arbiter }: Cut): string {
+  const who = { both: '', primary: ', only the primary', backup: ', only the backup', none: ', nobody' }[
+    arbiter
+  ];
+  return `${kind} at ${point}${who === '' ? '' : `${who} reaches the arbiter`}`;
+}
+
+/** One of the names. @param random from 0 to below 1 */
+export function choose<T>(names: readonly T[], random: () => number): T {
+  const chosen = names[Math.floor(random() * names.length)];
+  if (chosen === undefined) throw new RangeError('nothing to choose from');
+  return chosen;
+}
+
+/**
+ * One of each kind: the primary's power at each point; each other kind with everyone, and without anyone whom it takes
+ * to decide, at a point by chance. In an order by chance.
+ */
+export function cutDeck(random: () => number): Cut[] {
+  const anywhere = (kind: CutKind, arbiter: Reach): Cut => ({
+    kind,
+    point: choose(CUT_POINT_NAMES, random),
+    arbiter,
+  });
+  const deck: Cut[] = [
+    ...CUT_POINT_NAMES.map((point): Cut => ({ kind: 'primary', point, arbiter: 'both' })),
+    anywhere('primary', 'none'),
+    anywhere('backup', 'both'),
+    anywhere('backup', 'none'),
+    ...(['mirror-link', 'control-link', 'both-links'] as const).flatMap((kind) =>
+      REACHES.map((arbiter) => anywhere(kind, arbiter)),
+    ),
+  ];
+  for (let at = deck.length - 1; at > 0; at--) {
+    const other = Math.floor(random() * (at + 1));
+    [deck[at], deck[other]] = [deck[other] as Cut, deck[at] as Cut];
+  }
+  return deck;
+}
+
+/** In a host's folder: when its power was cut. */
 export const CUT_FILE = 'embedded-cut';
 
-/** A power cut of this very host: the process group, this process included. It does not return. */
-export function cutPower(directory: string): void {
-  writeFileSync(`${directory}/${CUT_FILE}`, String(Date.now()));
-  process.kill(0, 'SIGKILL');
+/** What a cut does, so that every process can do it. */
+export interface CutAction {
+  /** Files to write the time into. */
+  notes: string[];
+  /** Process groups to kill. */
+  groups: number[];
+}
+
+/** At once. It does not return where this very process is cut. */
+export function performCut({ notes, groups }: CutAction): void {
+  for (const note of notes) writeFileSync(note, String(Date.now()));
+  for (const group of groups) process.kill(-group, 'SIGKILL');
 }

@@ -18,6 +18,7 @@ import { BANNER, EmbeddedHypervisor } from './hypervisor.js';
 import type { IncomingGuest } from './hypervisor.js';
 import type { EmbeddedMemory } from './memory.js';
 import { Ipc } from './ipc.js';
+import { recoverEmbeddedJournal } from './journal-recovery.js';
 import { XL_SOCKET } from './jobs.js';
 import type {
   ControllerCalls,
@@ -71,9 +72,7 @@ class EmbeddedHost {
   constructor(job: HostJob) {
     this.#job = job;
     this.#devices = new EmbeddedDevices(job.directory);
-    this.#mirror = new EmbeddedMirror(job.host, job.directory, this.#devices, (state) =>
-      this.#mirrorSaid(state),
-    );
+    this.#mirror = new EmbeddedMirror(job, this.#devices, (state) => this.#mirrorSaid(state));
     this.#output = this.#newOutput();
     this.#hypervisor = new EmbeddedHypervisor({
       write: (disk, offsetBytes, bytes) => this.#mirror.write(disk, offsetBytes, bytes),
@@ -101,16 +100,24 @@ class EmbeddedHost {
         while (this.#front?.listening !== true) await new Promise((resolve) => setTimeout(resolve, 5));
         return { mirror: this.#mirrorPort, guest: (this.#front.address() as AddressInfo).port };
       },
+      bringUp: async () => {
+        const recovered = await recoverEmbeddedJournal(this.#job);
+        if (recovered !== null) this.#log('info', 'the embedded journal was recovered', { ...recovered });
+        this.#mirror.up();
+      },
       boot: () => {
         this.#mirror.promote();
         this.#hypervisor.boot();
       },
-      connectMirror: (port) => this.#mirror.connect(port),
+      connectMirror: ({ discard }) => this.#mirror.connect(discard),
+      disconnectMirror: () => this.#mirror.disconnect(),
+      demote: () => this.#mirror.demote(),
+      destroyGuest: () => this.#destroyGuest(),
       startReceiver: (job) => this.#startReceiver(job),
       startRemus: (job) => this.#startRemus(job),
-      arm: async (point) => {
-        await this.#sender?.call('arm', point);
-        await this.#receiver?.call('arm', point);
+      arm: async (cut) => {
+        await this.#sender?.call('arm', cut);
+        await this.#receiver?.call('arm', cut);
       },
       stop: async (reason) => void (await this.#sender?.call('stop', reason)),
       status: () => {
@@ -120,6 +127,8 @@ class EmbeddedHost {
           guest: guest === null ? 'none' : guest.runs ? 'running' : 'suspended',
           count: guest?.count ?? 0,
           heldPackets: this.#output.held,
+          senderActive: this.#sender !== null,
+          receiverActive: this.#receiver !== null,
           failure: guest?.failure?.message ?? null,
         };
       },
@@ -202,6 +211,7 @@ class EmbeddedHost {
         loadDevices: (socket) => this.#devices.load(socket),
         gate: (gate) => void (this.#gate = gate),
         disconnect: () => this.#mirror.disconnect(),
+        connectMirror: () => this.#mirror.connect(false),
         promote: () => this.#mirror.promote(),
         writeBack: async ({ volume, offsetBytes, lengthBytes }) => {
           const index = EMBEDDED_VOLUMES.findIndex(({ name }) => name === volume);
@@ -210,7 +220,6 @@ class EmbeddedHost {
         },
         guestStarted: () => this.#guestStarted(),
         dropCopy: () => this.#dropCopy(),
-        cutPeer: (point) => this.#controller.call('cutPeer', point),
         log: (line) => this.#controller.tell('log', line),
         facts: (facts) => this.#controller.tell('receiverFacts', facts),
       });

@@ -4,7 +4,7 @@ import type { FiguresSummary } from '../../core/protect/figures.js';
 import type { VolumeRange } from '../../core/journal/types.js';
 import type { GuestEnd } from '../../core/protect/types.js';
 import type { TlsFiles } from '../../link/tls.js';
-import type { CutPoint } from './cuts.js';
+import type { CutAction, CutPoint } from './cuts.js';
 import type { MirrorState } from './mirror.js';
 
 export const PAIR = 'embedded';
@@ -28,6 +28,14 @@ export type Break = (typeof BREAKS)[number];
 export interface HostJob {
   host: string;
   directory: string;
+  /** Where its mirror finds the other one; null for the one that waits to be found. */
+  peerPort: number | null;
+}
+
+/** To be done when a checkpoint comes by the point. */
+export interface ArmedCut {
+  point: CutPoint;
+  action: CutAction;
 }
 
 /** Both processes of a term. */
@@ -57,6 +65,7 @@ export interface LogLine {
 }
 
 export interface SenderFacts {
+  phase: string;
   protection: string;
   reason: string;
   committedEpoch: number;
@@ -100,13 +109,13 @@ export interface ReceiverCalls {
   loadDevices: (socket: string | null) => void;
   gate: (gate: { open: boolean; reason: string }) => void;
   disconnect: (argument: null) => void;
+  /** Where it stands alone: looks for its peer again. */
+  connectMirror: (argument: null) => void;
   promote: (argument: null) => void;
   writeBack: (range: VolumeRange) => void;
   /** Resolves when the guest runs. */
   guestStarted: (argument: null) => void;
   dropCopy: (argument: null) => void;
-  /** Has the other host's power cut before it returns. */
-  cutPeer: (point: CutPoint) => void;
   log: (line: LogLine) => void;
   facts: (facts: ReceiverFacts) => void;
 }
@@ -116,19 +125,24 @@ export interface PartCalls {
   [name: string]: (argument: never) => unknown;
   disk: (state: { connected: boolean; reason: string }) => void;
   stop: (reason: string) => void;
-  arm: (point: CutPoint) => void;
+  arm: (cut: ArmedCut) => void;
 }
 
 /** What a host does for the controller. */
 export interface HostCalls {
   [name: string]: (argument: never) => unknown;
   ports: (argument: null) => { mirror: number; guest: number };
+  /** Recovers a journal that was left, and then brings the mirror up. */
+  bringUp: (argument: null) => void;
   boot: (argument: null) => void;
-  connectMirror: (port: number) => void;
+  connectMirror: (argument: { discard: boolean }) => void;
+  disconnectMirror: (argument: null) => void;
+  demote: (argument: null) => void;
+  destroyGuest: (argument: null) => void;
   /** Resolves with the port of the link. */
   startReceiver: (job: TermJob) => number;
   startRemus: (job: SenderJob) => void;
-  arm: (point: CutPoint) => void;
+  arm: (cut: ArmedCut) => void;
   stop: (reason: string) => void;
   status: (argument: null) => HostStatus;
   /** Holds the guest, waits until both hosts have everything. */
@@ -145,7 +159,10 @@ export interface HostStatus {
   mirror: MirrorState;
   guest: 'none' | 'running' | 'suspended';
   count: number;
+  /** Output that waits for a commit. */
   heldPackets: number;
+  senderActive: boolean;
+  receiverActive: boolean;
   failure: string | null;
 }
 
@@ -156,6 +173,5 @@ export interface ControllerCalls {
   senderFacts: (facts: SenderFacts) => void;
   receiverFacts: (facts: ReceiverFacts) => void;
   mirror: (state: MirrorState) => void;
-  cutPeer: (point: CutPoint) => void;
   remusEnded: (error: string | null) => void;
 }

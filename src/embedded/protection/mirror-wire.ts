@@ -3,9 +3,9 @@
  *
  *     type u8 | volume u8 | zero u16 | length u32 | sequence as a double | offset as a double | payload
  *
- * hello (JSON) first, each way; then writes and, the other way, an ack for each. Little-endian.
+ * hello (JSON) first, each way; then writes and, the other way, an ack for each, and pings both ways. Little-endian.
  */
-export const MirrorFrame = { hello: 1, write: 2, resync: 3, ack: 4, resyncDone: 5 } as const;
+export const MirrorFrame = { hello: 1, write: 2, resync: 3, ack: 4, resyncDone: 5, ping: 6 } as const;
 
 const HEADER_BYTES = 24;
 /** A hello with every block of every volume in it is the longest. */

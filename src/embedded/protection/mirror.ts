@@ -6,11 +6,15 @@
  *
  *     Connecting --hello each way--> Connected, UpToDate
  *                                --> SyncSource / SyncTarget --resync-done--> Connected, UpToDate
- *     two primaries never connect: StandAlone
+ *
+ * A peer that is silent for too long is lost (DRBD's pings), and is connected to again and again. StandAlone, until it is
+ * told to connect: two primaries; two that have both been written to apart from each other, unless one of them discards
+ * what it has; a resync that would go into an epoch journal (the handler before-resync-target).
  */
 import { once } from 'node:events';
+import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import type { AddressInfo, Server, Socket } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { join } from 'node:path';
 import { BLOCK_BYTES, EmbeddedBitmap } from './bitmap.js';
 import { BARRIER, EMBEDDED_VOLUMES } from './devices.js';
@@ -22,6 +26,12 @@ import type { Frame } from './mirror-wire.js';
 const SEND_BUFFER_BYTES = 4 << 20;
 /** Blocks of a resync that are on their way. */
 const RESYNC_WINDOW = 256;
+const TICK_MS = 250;
+/**
+ * Ticks without anything of the peer after which it is lost: five seconds. They are counted, so that a pause of this
+ * process does not pass for the peer's.
+ */
+const SILENT_TICKS = 20;
 
 export type Replication = 'Connecting' | 'Connected' | 'SyncSource' | 'SyncTarget' | 'StandAlone';
 type Role = 'primary' | 'secondary';
@@ -30,6 +40,10 @@ interface Hello {
   host: string;
   role: Role;
   differing: number[][];
+  /** It was written to while it had no peer. */
+  diverged: boolean;
+  /** It was told to give way to the other one's data. */
+  discards: boolean;
 }
 
 interface Sent {
@@ -41,9 +55,13 @@ interface Sent {
 export interface MirrorState {
   role: Role;
   replication: Replication;
+  /** As `drbdadm up` makes it. */
+  isUp: boolean;
   differingBlocks: number;
   /** Of the resync that runs or ran last. */
   resyncBlocks: number;
+  /** So many were begun from here. */
+  resyncs: number;
 }
 
 export class EmbeddedMirror {
@@ -51,23 +69,34 @@ export class EmbeddedMirror {
   readonly #devices: EmbeddedDevices;
   readonly #bitmaps: EmbeddedBitmap[];
   readonly #onState: (state: MirrorState) => void;
+  readonly #divergedPath: string;
+  /** Where the peer listens; null for the one that listens. */
+  readonly #peerPort: number | null;
   #role: Role = 'secondary';
-  #replication: Replication = 'Connecting';
-  #server: Server | null = null;
+  /** Before `up` it neither takes nor makes connections. */
+  #replication: Replication | null = null;
+  #discards = false;
+  #diverged: boolean;
+  #said = '';
+  #silentTicks = 0;
+  #isDialing = false;
   #socket: Socket | null = null;
   #sequence = 0;
   readonly #sent = new Map<number, Sent>();
   #resyncQueue: { volume: number; block: number }[] = [];
   #resyncBlocks = 0;
+  #resyncs = 0;
   #resyncing = false;
 
   constructor(
-    host: string,
-    directory: string,
+    { host, directory, peerPort }: { host: string; directory: string; peerPort: number | null },
     devices: EmbeddedDevices,
     onState: (state: MirrorState) => void,
   ) {
     this.#host = host;
+    this.#peerPort = peerPort;
+    this.#divergedPath = join(directory, 'embedded-diverged');
+    this.#diverged = existsSync(this.#divergedPath);
     this.#devices = devices;
     this.#onState = onState;
     this.#bitmaps = EMBEDDED_VOLUMES.map(
@@ -79,39 +108,57 @@ export class EmbeddedMirror {
     const differingBlocks = this.#bitmaps.reduce((sum, { differingCount }) => sum + differingCount, 0);
     return {
       role: this.#role,
-      replication: this.#replication,
+      replication: this.#replication ?? 'StandAlone',
+      isUp: this.#replication !== null,
       differingBlocks,
       resyncBlocks: this.#resyncBlocks,
+      resyncs: this.#resyncs,
     };
   }
 
   /** @returns the port */
   async listen(): Promise<number> {
     const server = createServer((socket) => this.#connected(socket));
-    this.#server = server;
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     return (server.address() as AddressInfo).port;
   }
 
-  /** Connects to the other host's mirror. @throws the error of connect(2) */
-  async connect(port: number): Promise<void> {
-    const socket = connect(port, '127.0.0.1');
-    await once(socket, 'connect');
-    this.#connected(socket);
+  /** From here on it has a peer, or looks for one. The disks have to be what they are by now. */
+  up(): void {
+    if (this.#replication !== null) return;
+    this.#replication = 'Connecting';
+    // What has arrived by now is handled before the silence is judged.
+    setInterval(() => setImmediate(() => this.#tick()), TICK_MS);
+    this.#tick();
+    this.#changed();
   }
 
-  /** Drops the peer, so that nothing of it comes in any more. */
+  /** Where it stands alone: looks for its peer again. @param discard of both sides' data gives way to the peer's */
+  connect(discard: boolean): void {
+    this.#discards = discard;
+    if (this.#replication !== 'StandAlone') return;
+    this.#replication = 'Connecting';
+    this.#tick();
+    this.#changed();
+  }
+
+  /** Drops the peer, so that nothing of it comes in any more, and stands alone. */
   async disconnect(): Promise<void> {
-    this.#lost();
+    this.#lost('StandAlone');
     // What it had sent and is being written still completes.
     await this.#devices.idle();
   }
 
-  /** @throws Error while the peer is primary, or is being waited for */
+  /** @throws Error while it is being resynchronised */
   promote(): void {
     if (this.#replication === 'SyncTarget') throw new Error('embedded mirror: it is Inconsistent');
     this.#role = 'primary';
+    this.#changed();
+  }
+
+  demote(): void {
+    this.#role = 'secondary';
     this.#changed();
   }
 
@@ -124,6 +171,7 @@ export class EmbeddedMirror {
     if (this.#role !== 'primary') throw new Error(`embedded mirror: ${this.#host} is secondary`);
     const socket = this.#socket;
     const isConnected = socket !== null && this.#isReplicating();
+    if (!isConnected) this.#setDiverged(true);
     const blocks = blocksOf(offsetBytes, bytes.length);
     for (const block of blocks) this.#bitmap(volume).begin(block, isConnected);
     if (isConnected) {
@@ -148,10 +196,33 @@ export class EmbeddedMirror {
     await this.#devices.idle();
   }
 
-  close(): void {
-    this.#server?.close();
-    this.#lost();
-    for (const bitmap of this.#bitmaps) bitmap.close();
+  #tick(): void {
+    const socket = this.#socket;
+    if (socket !== null) {
+      this.#silentTicks++;
+      if (this.#silentTicks > SILENT_TICKS) this.#lost();
+      else socket.write(encodeFrame({ type: MirrorFrame.ping, volume: 0, sequence: 0, offsetBytes: 0 }));
+    } else if (this.#replication === 'Connecting' && this.#peerPort !== null && !this.#isDialing) {
+      this.#dial(this.#peerPort);
+    }
+  }
+
+  #dial(port: number): void {
+    this.#isDialing = true;
+    const socket = connect(port, '127.0.0.1');
+    socket.once('close', () => (this.#isDialing = false));
+    socket.once('error', () => undefined);
+    socket.once('connect', () => {
+      this.#isDialing = false;
+      this.#connected(socket);
+    });
+  }
+
+  #setDiverged(diverged: boolean): void {
+    if (this.#diverged === diverged) return;
+    this.#diverged = diverged;
+    if (diverged) writeFileSync(this.#divergedPath, '');
+    else rmSync(this.#divergedPath, { force: true });
   }
 
   #isReplicating(): boolean {
@@ -165,22 +236,23 @@ export class EmbeddedMirror {
   }
 
   #connected(socket: Socket): void {
-    if (this.#socket !== null) {
+    socket.on('error', () => undefined);
+    if (this.#socket !== null || this.#replication !== 'Connecting') {
       socket.destroy();
       return;
     }
     this.#socket = socket;
-    this.#replication = 'Connecting';
+    this.#silentTicks = 0;
     socket.setNoDelay(true);
     const reader = new FrameReader();
     socket.on('data', (chunk: Buffer) => {
+      this.#silentTicks = 0;
       for (const frame of reader.read(chunk)) {
         // Dropped in the middle of a chunk, the rest of it counts no more.
         if (this.#socket !== socket) return;
         this.#take(socket, frame);
       }
     });
-    socket.on('error', () => undefined);
     socket.on('close', () => {
       if (this.#socket === socket) this.#lost();
     });
@@ -188,6 +260,8 @@ export class EmbeddedMirror {
       host: this.#host,
       role: this.#role,
       differing: this.#bitmaps.map(({ differing }) => differing),
+      diverged: this.#diverged,
+      discards: this.#discards,
     };
     socket.write(
       encodeFrame(
@@ -198,6 +272,7 @@ export class EmbeddedMirror {
   }
 
   #lost(replication: Replication = 'Connecting'): void {
+    if (this.#replication === null) return;
     this.#socket?.destroy();
     this.#socket = null;
     this.#sent.clear();
@@ -209,7 +284,11 @@ export class EmbeddedMirror {
   }
 
   #changed(): void {
-    this.#onState(this.state());
+    const state = this.state();
+    const text = JSON.stringify(state);
+    if (text === this.#said) return;
+    this.#said = text;
+    this.#onState(state);
   }
 
   #take(socket: Socket, frame: Frame): void {
@@ -227,8 +306,9 @@ export class EmbeddedMirror {
         return;
       case MirrorFrame.resyncDone:
         for (const bitmap of this.#bitmaps) bitmap.clear();
-        this.#replication = 'Connected';
-        this.#changed();
+        this.#resynced();
+        return;
+      case MirrorFrame.ping:
         return;
       default:
         throw new Error(`embedded mirror: frame ${type} of volume ${volume} at ${offsetBytes}`);
@@ -236,13 +316,16 @@ export class EmbeddedMirror {
   }
 
   #met(peer: Hello): void {
-    if (this.#role === 'primary' && peer.role === 'primary') {
+    const bothPrimary = this.#role === 'primary' && peer.role === 'primary';
+    const bothDiverged = this.#diverged && peer.diverged && !this.#discards && !peer.discards;
+    const differs = [...this.#bitmaps.map(({ differing }) => differing), ...peer.differing].some(
+      ({ length }) => length > 0,
+    );
+    if (bothPrimary || bothDiverged || (differs && !this.#devices.isPlain)) {
       this.#lost('StandAlone');
       return;
     }
     if (this.#role === 'primary') {
-      if (!this.#devices.isPlain)
-        throw new Error('embedded mirror: it is on its journal and can be no source');
       peer.differing.forEach((blocks, volume) => {
         for (const block of blocks) this.#bitmap(volume).mark(block);
       });
@@ -250,12 +333,20 @@ export class EmbeddedMirror {
         differing.sort((a, b) => a - b).map((block) => ({ volume, block })),
       );
       this.#resyncBlocks = this.#resyncQueue.length;
+      this.#resyncs++;
       this.#replication = 'SyncSource';
       this.#changed();
       void this.#resync();
       return;
     }
     this.#replication = peer.role === 'primary' ? 'SyncTarget' : 'Connected';
+    this.#changed();
+  }
+
+  #resynced(): void {
+    this.#setDiverged(false);
+    this.#discards = false;
+    this.#replication = 'Connected';
     this.#changed();
   }
 
@@ -286,8 +377,7 @@ export class EmbeddedMirror {
     this.#socket?.write(
       encodeFrame({ type: MirrorFrame.resyncDone, volume: 0, sequence: 0, offsetBytes: 0 }),
     );
-    this.#replication = 'Connected';
-    this.#changed();
+    this.#resynced();
   }
 
   async #write(socket: Socket, { type, volume, sequence, offsetBytes, payload }: Frame): Promise<void> {

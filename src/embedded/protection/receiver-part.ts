@@ -11,15 +11,17 @@ import { judgeHello } from '../../core/link/judge.js';
 import { listenLink } from '../../link/server.js';
 import { TermStore } from '../../edge/term-store.js';
 import { claimFrom } from '../../protect/claim.js';
+import { noteClaim } from '../../protect/decision.js';
 import { identityOf } from '../../protect/host-domain.js';
 import { onCleanup, takeSession } from '../../protect/receiver-host.js';
 import { Receiver } from '../../protect/receiver.js';
 import type { BackupDisks, Copy, CopyEvents, ReceiverEdges } from '../../protect/receiver.js';
 import { EmbeddedDisks } from './backup-disks.js';
+import { performCut } from './cuts.js';
 import type { CutPoint } from './cuts.js';
 import { Ipc } from './ipc.js';
 import { DOMAIN, FAIL_AFTER_MS, PROGRAM, XL_SOCKET } from './jobs.js';
-import type { LogLine, PartCalls, ReceiverCalls, TermJob } from './jobs.js';
+import type { ArmedCut, LogLine, PartCalls, ReceiverCalls, TermJob } from './jobs.js';
 import { readJob } from './program.js';
 
 const FACTS_MS = 100;
@@ -39,19 +41,20 @@ class ReceiverPart {
   readonly #receiver: Receiver;
   readonly #abort = new AbortController();
   #session: string | null = null;
-  #armed: CutPoint | null = null;
+  #armed: ArmedCut | null = null;
 
   constructor(job: TermJob) {
     this.#job = job;
     this.#ipc = new Ipc<ReceiverCalls, PartCalls>(process as never, {
       disk: ({ connected }) => this.#receiver.disk(connected),
       stop: (reason) => this.#receiver.stop(reason),
-      arm: (point) => void (this.#armed = point),
+      arm: (cut) => void (this.#armed = cut),
     });
     process.on('disconnect', () => process.exit(1));
     const events = {
       onMarker: (epoch: number) => {
-        void this.#passes('marker-in-journal').then(() => this.#receiver.marker(epoch));
+        this.#passes('marker-in-journal');
+        this.#receiver.marker(epoch);
       },
       onFailed: (reason: string) => this.#receiver.journalFailed(reason),
     };
@@ -113,6 +116,7 @@ class ReceiverPart {
       startCopy: (events) => new EmbeddedCopy(directory, this.#ipc, events),
       disks: this.#disksWithCuts(),
       claim: async (onUndecided) => {
+        await noteClaim(directory, order.term);
         const outcome = await claimFrom(
           new DirectoryArbiter(arbiter),
           order,
@@ -143,19 +147,20 @@ class ReceiverPart {
     return {
       startSession: (identity) => disks.startSession(identity),
       commit: async (epoch) => {
-        await this.#passes('commit-begins');
+        this.#passes('commit-begins');
         await disks.commit(epoch);
-        await this.#passes('commit-durable');
+        this.#passes('commit-durable');
       },
       step: (step) => disks.step(step),
       used: () => disks.used(),
     };
   }
 
-  async #passes(point: CutPoint): Promise<void> {
-    if (this.#armed !== point) return;
+  #passes(point: CutPoint): void {
+    if (this.#armed?.point !== point) return;
+    const { action } = this.#armed;
     this.#armed = null;
-    await this.#ipc.call('cutPeer', point);
+    performCut(action);
   }
 
   #log(level: LogLine['level'], message: string, fields: Record<string, unknown>): void {

@@ -13,23 +13,26 @@ import { identityOf } from '../../protect/host-domain.js';
 import { hostLink, pipeInput, pipeOutput } from '../../protect/sender-host.js';
 import { Sender } from '../../protect/sender.js';
 import type { SenderEdges } from '../../protect/sender.js';
-import { cutPower } from './cuts.js';
+import { performCut } from './cuts.js';
 import type { CutPoint } from './cuts.js';
 import { DOMAIN, FAIL_AFTER_MS, PROGRAM } from './jobs.js';
-import type { PartCalls, SenderCalls, SenderJob } from './jobs.js';
+import type { ArmedCut, PartCalls, SenderCalls, SenderJob } from './jobs.js';
 import { Ipc } from './ipc.js';
 import { readJob } from './program.js';
 
 const CONNECT_MS = 60_000;
 const FACTS_MS = 100;
-/** Generous: on a busy machine a checkpoint may take long, and that is no fault. */
-const LIMITS = { inFlightMax: 8, holdLimitMs: 60_000, agreeLimitMs: 60_000, diskLimitMs: 60_000 };
+/** Generous: on a busy machine a checkpoint may take long, and that is no fault. A mirror without its peer is one. */
+const LIMITS = { inFlightMax: 8, holdLimitMs: 60_000, agreeLimitMs: 60_000, diskLimitMs: 2_000 };
 
 export async function runSenderPart(): Promise<void> {
   const job = readJob<SenderJob>();
-  let armed: CutPoint | null = null;
+  let armed: ArmedCut | null = null;
   const passes = (point: CutPoint): void => {
-    if (armed === point) cutPower(job.directory);
+    if (armed?.point !== point) return;
+    const { action } = armed;
+    armed = null;
+    performCut(action);
   };
   let onDisk: ((connected: boolean, reason: string) => void) | null = null;
   let disk = { connected: true, reason: '' };
@@ -39,7 +42,7 @@ export async function runSenderPart(): Promise<void> {
       onDisk?.(state.connected, state.reason);
     },
     stop: (reason) => sender.stop(reason),
-    arm: (point) => void (armed = point),
+    arm: (cut) => void (armed = cut),
   });
   process.on('disconnect', () => process.exit(1));
   const connect = connectOptions(job);
@@ -100,7 +103,13 @@ export async function runSenderPart(): Promise<void> {
   const sender = new Sender(options, withCuts(edges, passes));
   const report = async (): Promise<void> => {
     const { state, sentBytes, figures, protection } = sender.view();
-    await ipc.call('facts', { ...protection, committedEpoch: state.lastCommitted, sentBytes, figures });
+    await ipc.call('facts', {
+      ...protection,
+      phase: state.phase,
+      committedEpoch: state.lastCommitted,
+      sentBytes,
+      figures,
+    });
   };
   const timer = setInterval(() => void report().catch(() => undefined), FACTS_MS);
   try {
