@@ -115,7 +115,6 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
           ? drbd.value.find(({ name }) => name === domain)
           : undefined,
     undecided: typeof claims === 'object' ? claims.reason : null,
-    resource: drbd.known ? drbd.value.find(({ name }) => name === domain) : undefined,
     guests: understood(host.name, () => parseXlList(text('list'))),
     freeMemoryBytes: understood(host.name, () => parseXlInfo(text('info'))).freeMemoryBytes,
     // Without the resource drbdsetup fails; then there is no protocol either.

@@ -118,7 +118,7 @@ function tellOutcome({ failover, decidedMs, answeredMs, says }: Outcome, story: 
     story.tell(
       `   decided after ${formatSeconds(decidedMs)} | a client is answered again ${formatSeconds(answeredMs)} after the cut`,
     );
-    story.claim('the guest says that it is not protected, and why', says.startsWith('unprotected: '), says);
+    story.claim('the guest says that it is not protected, and why', says.startsWith('unprotected: '), embedded(says));
     return;
   }
   const { times, epoch, discardedBytes, violations, answers, count } = failover;
@@ -168,12 +168,17 @@ async function comeBack(pair: ProtectedPair, cut: Cut, story: Story): Promise<vo
 }
 
 function tellRecovery({ steps, blocks, ms }: Recovery, story: Story): void {
-  for (const step of steps) story.tell(`   recovery: ${step}`);
+  for (const step of steps) story.tell(`   recovery: ${embedded(step)}`);
   story.tell(
     blocks === 0
       ? '   the mirror had lost nothing'
       : `   resynchronised in ${formatSeconds(ms)}: ${formatBytes(blocks * BLOCK_BYTES)} of 33 MiB`,
   );
+}
+
+/** The machines are the real ones and speak of DRBD; what they look at here is not. */
+function embedded(said: string): string {
+  return said.replaceAll('DRBD', 'the embedded mirror');
 }
 
 function violationsText(violations: readonly LedgerViolation[]): string {
