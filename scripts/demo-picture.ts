@@ -46,7 +46,10 @@ function linesOf({ told, claims, seed }: Recorded): Line[] {
     },
     broken.length === 0
       ? { text: `embedded pair: all ${claims.length} claims held`, colour: COLOURS.yes }
-      : { text: `embedded pair: ${broken.length} of ${claims.length} claims did NOT hold`, colour: COLOURS.no },
+      : {
+          text: `embedded pair: ${broken.length} of ${claims.length} claims did NOT hold`,
+          colour: COLOURS.no,
+        },
   );
   return lines;
 }
@@ -95,5 +98,6 @@ function escape(line: string): string {
 }
 
 const recorded = JSON.parse(await text(process.stdin)) as Recorded;
-if (!recorded.embedded || recorded.told.length === 0) throw new Error('this is not the output of demo --json');
+if (!recorded.embedded || recorded.told.length === 0)
+  throw new Error('this is not the output of demo --json');
 process.stdout.write(svgOf(linesOf(recorded)));

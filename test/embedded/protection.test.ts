@@ -1,48 +1,11 @@
-/** Protection end to end on the embedded pair: power and links are cut, in the middle of a checkpoint, to and fro. */
+/** Protection end to end on the embedded pair: power is cut in the middle of a checkpoint, to and fro. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { existsSync } from 'node:fs';
-import { runAct, Story, waitForAnswers } from '../../src/embedded/protection/act.js';
+import { waitForAnswers } from '../../src/embedded/protection/act.js';
 import type { Cut, CutPoint } from '../../src/embedded/protection/cuts.js';
 import { ProtectedPair } from '../../src/embedded/protection/protected-pair.js';
-import type { Outcome } from '../../src/embedded/protection/protected-pair.js';
-
-const CLIENTS = 8;
-
-/** Cuts one after the other on a pair. Every claim of each act has to hold. */
-async function acts(
-  cuts: readonly Cut[],
-  look: (cut: Cut, outcome: Outcome, before: string, claims: string[]) => void = () => undefined,
-): Promise<void> {
-  const seed = Math.floor(Math.random() * 0xffff_ffff);
-  const pair = await ProtectedPair.start({
-    ...{ intervalMs: 50, clients: CLIENTS, thinkMs: 25, broken: null, seed, keep: false },
-  });
-  try {
-    for (const cut of cuts) {
-      pair.clients.stop();
-      await pair.protect();
-      pair.clients.start();
-      await waitForAnswers(pair, 2 * CLIENTS);
-      const story = new Story(() => undefined, 1);
-      const before = pair.primary;
-      const outcome = await runAct(pair, cut, story);
-      assert.equal(
-        story.claims.filter(({ held }) => !held),
-        [],
-        `embedded, ${JSON.stringify(cut)}, seed ${seed}`,
-      );
-      look(
-        cut,
-        outcome,
-        before,
-        story.claims.map(({ claim }) => claim),
-      );
-    }
-  } finally {
-    await pair.close();
-  }
-}
+import { acts } from './acts.js';
 
 const power = (point: CutPoint): Cut => ({ kind: 'primary', point, arbiter: 'both' });
 
@@ -67,49 +30,6 @@ test('a guest whose backup loses power goes on unprotected, says so, and is prot
       assert.is(host, before);
       assert.is(failover, null);
       assert.match(says, /^unprotected: .*connection is lost/);
-    },
-  );
-});
-
-test('with both links cut exactly one copy goes on, whoever reaches the arbiter, and the other one gives way', async () => {
-  await acts(
-    [
-      { kind: 'both-links', point: 'checkpoint-sent', arbiter: 'primary' },
-      { kind: 'both-links', point: 'commit-durable', arbiter: 'backup' },
-      { kind: 'both-links', point: 'output-marked', arbiter: 'none' },
-    ],
-    ({ arbiter }, { host }, before, claims) => {
-      if (arbiter === 'primary') assert.is(host, before);
-      if (arbiter === 'backup') assert.is.not(host, before);
-      assert.is(
-        claims.includes('while nobody can decide, nothing leaves and nothing starts'),
-        arbiter === 'none',
-      );
-    },
-  );
-});
-
-test('with the link of sender and receiver cut and the mirror whole, exactly one copy goes on', async () => {
-  await acts(
-    [
-      { kind: 'control-link', point: 'memory-begun', arbiter: 'primary' },
-      { kind: 'control-link', point: 'acknowledged', arbiter: 'backup' },
-      { kind: 'control-link', point: 'marker-in-journal', arbiter: 'none' },
-    ],
-    ({ arbiter }, { host }, before) => {
-      if (arbiter === 'primary') assert.is(host, before);
-      if (arbiter === 'backup') assert.is.not(host, before);
-    },
-  );
-});
-
-test("with the mirror's link cut protection ends by agreement, which needs no arbiter", async () => {
-  await acts(
-    [{ kind: 'mirror-link', point: 'marker-sent', arbiter: 'none' }],
-    (_cut, { host, failover, says }, before) => {
-      assert.is(host, before);
-      assert.is(failover, null);
-      assert.match(says, /^unprotected: DRBD has been without its peer for 2000 ms: Connecting/);
     },
   );
 });

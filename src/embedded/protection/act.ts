@@ -118,7 +118,11 @@ function tellOutcome({ failover, decidedMs, answeredMs, says }: Outcome, story: 
     story.tell(
       `   decided after ${formatSeconds(decidedMs)} | a client is answered again ${formatSeconds(answeredMs)} after the cut`,
     );
-    story.claim('the guest says that it is not protected, and why', says.startsWith('unprotected: '), embedded(says));
+    story.claim(
+      'the guest says that it is not protected, and why',
+      says.startsWith('unprotected: '),
+      embedded(says),
+    );
     return;
   }
   const { times, epoch, discardedBytes, violations, answers, count } = failover;
