@@ -1,9 +1,11 @@
 /** The built program as people run it, against embedded hosts: what it prints and its exit codes. */
 import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import { Worker } from 'node:worker_threads';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { loadConfiguration } from '../src/edge/load.js';
@@ -48,6 +50,19 @@ test('the program is built, and says its version and its commands', async () => 
   const { stdout } = await run(PROGRAM, '--help');
   for (const command of ['render', 'check', 'setup', 'teardown', 'status', 'journal', 'demo']) {
     assert.match(stdout, new RegExp(`^  ${command} `, 'm'));
+  }
+});
+
+test('a thread of the program is the one that asks a DRBD device, and nothing else', async () => {
+  const workerData = { remusDrbdWorker: 'protocol-d-device', path: '/dev/null' };
+  const worker = new Worker(resolve(PROGRAM), { workerData });
+  try {
+    assert.equal((await once(worker, 'message'))[0], { kind: 'open' });
+    worker.postMessage({ id: 1, request: 20 });
+    const notTty = { kind: 'result', id: 1, result: -1, errno: 25 };
+    assert.equal((await once(worker, 'message'))[0], notTty);
+  } finally {
+    await worker.terminate();
   }
 });
 

@@ -5,6 +5,8 @@
 import { finding, type Finding, type GuestFacts, type GuestReading } from './check.js';
 import { DOM0_AVAILABLE_MIN_BYTES, mebibytes } from './check-host.js';
 import type { HostFacts, XenFacts } from './facts.js';
+import type { CpuPlace } from './parse/vcpu.js';
+import { sharedCores } from './pin.js';
 import type { DomainLayout } from './model.js';
 
 /**
@@ -117,6 +119,7 @@ export function guestFindings(
       if (domain.pin) here(pinCountFinding(domain.pin, facts.xen.value));
       else if (facts.xen.value.cpus > 1) here(notPinnedFinding(facts.xen.value));
     }
+    if (domain.pin && facts.topology !== undefined) here(pinCoresFinding(domain.pin, facts.topology));
   }
   for (const file of [guest.kernel, guest.ramdisk]) {
     if (file !== undefined)
@@ -223,6 +226,17 @@ function pinSharedFinding(pin: Pin): Finding {
       : `dom0 and the guest share CPU ${shared.join(', ')}`,
     'CPUs of their own, so that a busy guest does not delay its own checkpoints and heartbeats',
     'give them different CPUs in "pin"',
+  );
+}
+
+function pinCoresFinding(pin: Pin, topology: ReadonlyMap<number, CpuPlace>): Finding {
+  const shared = sharedCores(pin, topology);
+  return finding(
+    'pin-cores',
+    shared.length === 0 ? 'pass' : 'warn',
+    shared.length === 0 ? 'dom0 and the guest have cores of their own' : shared.join('; '),
+    'cores of their own: two threads of one core slow each other down',
+    'give them CPUs of different cores in "pin"; "xl info -n" shows which are',
   );
 }
 

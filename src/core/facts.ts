@@ -37,6 +37,7 @@ import { type LvmFilters, parseLvmFilters } from './parse/lvm-filter.js';
 import { parseIpAddresses, parseListeners } from './parse/network.js';
 import * as system from './parse/system.js';
 import { linesOf, ParseError } from './parse/text.js';
+import { parseXlTopology, type CpuPlace } from './parse/vcpu.js';
 import { parseXlInfo, parseXlList } from './parse/xen.js';
 import { SSH_KEY } from './setup/ssh.js';
 
@@ -329,6 +330,8 @@ export interface HostFacts {
   /** Without the `v`. */
   node: Fact<string>;
   xen: Fact<XenFacts>;
+  /** Which CPUs are threads of one core; absent where Xen doesn't say. */
+  topology?: ReadonlyMap<number, CpuPlace>;
   /** Dom0 and all guests that run. */
   guests: Fact<RunningGuest[]>;
   loadedModules: string[];
@@ -496,6 +499,7 @@ export function probeCommands(
   add('md5sum', 'md5sum', ...FOREIGN_FILES);
   add('node', 'node', '--version');
   add('xl-info', 'xl', 'info');
+  add('xl-topology', 'xl', 'info', '-n');
   add('xl-list', 'xl', 'list');
   add('proc-drbd', 'cat', '/proc/drbd');
   add('drbdadm-version', 'drbdadm', '--version');
@@ -644,6 +648,7 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
   const dmInfo = fact('dmsetup-info', (text) => text);
   const loaded = always('modules', system.parseProcModules);
   const procDrbd = result('proc-drbd');
+  const topology = fact('xl-topology', parseXlTopology);
   return {
     host,
     ...always('uname', system.parseUname),
@@ -654,6 +659,7 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
     packages: fact('packages', system.parsePackages, [0, 1]),
     node: fact('node', system.parseNodeVersion),
     xen: fact('xl-info', parseXlInfo),
+    ...(topology.known ? { topology: topology.value } : {}),
     guests: fact('xl-list', parseXlList),
     loadedModules: loaded,
     // Exit code 1: some of the modules are unknown.

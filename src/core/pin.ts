@@ -186,56 +186,24 @@ function restore(domain: string, { domainId, pinned, before }: Affinity, vcpus: 
 }
 
 /**
- * Why this pinning can't be had on a host, or doesn't separate the two there. Empty where all is right.
+ * CPUs of the guest that are threads of a core of the dom0's: a busy guest still slows the dom0 there. In words.
  *
  * @param topology the CPUs that are online
  */
-export function pinProblems({ dom0, guest }: Pin, topology: ReadonlyMap<number, CpuPlace>): string[] {
-  const problems: string[] = [];
-  for (const [who, list] of [
-    ['dom0', dom0],
-    ['the guest', guest],
-  ] as const) {
-    if (list.length === 0) problems.push(`"pin" has no CPU for ${who}`);
-    const missing = list.filter((cpu) => !topology.has(cpu));
-    if (missing.length > 0)
-      problems.push(
-        `CPU ${missing.join(', ')} of ${who} is not there (there are ${cpuText([...topology.keys()])})`,
-      );
-  }
-  for (const cpu of guest) {
-    if (dom0.includes(cpu)) {
-      problems.push(`CPU ${cpu} is given to both`);
-      continue;
-    }
+export function sharedCores({ dom0, guest }: Pin, topology: ReadonlyMap<number, CpuPlace>): string[] {
+  return guest.flatMap((cpu) => {
     const place = topology.get(cpu);
-    const sibling = dom0.find((other) => place !== undefined && sameCore(place, topology.get(other)));
-    if (sibling !== undefined) {
-      problems.push(
-        `CPU ${cpu} of the guest and CPU ${sibling} of dom0 are threads of one core, so a busy guest still slows dom0`,
-      );
-    }
-  }
-  return problems;
+    const sibling = dom0.find(
+      (other) => other !== cpu && place !== undefined && sameCore(place, topology.get(other)),
+    );
+    return sibling === undefined
+      ? []
+      : [`CPU ${cpu} of the guest and CPU ${sibling} of dom0 are threads of one core`];
+  });
 }
 
 function sameCore(a: CpuPlace, b: CpuPlace | undefined): boolean {
   return b !== undefined && a.core === b.core && a.socket === b.socket;
-}
-
-/**
- * CPUs that Xen lets both the dom0 and a guest run on now; empty also where the guest isn't there.
- *
- * @param count how many CPUs the host has
- */
-export function sharedCpus(domain: string, vcpus: readonly Vcpu[], count: number): number[] {
-  const all = Array.from({ length: count }, (_, cpu) => cpu);
-  const may = (name: string): Set<number> =>
-    new Set(
-      vcpus.filter((vcpu) => vcpu.domain === name).flatMap(({ hard }) => (hard === 'all' ? all : hard)),
-    );
-  const guest = may(domain);
-  return [...may(DOM0)].filter((cpu) => guest.has(cpu)).sort((a, b) => a - b);
 }
 
 function sameCpus(found: Vcpu['hard'], wanted: readonly number[]): boolean {

@@ -404,6 +404,13 @@ function xl(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
     machine.affinity.set(name, hard);
     return printed('');
   }
+  if (args.join(' ') === 'info -n') {
+    const cpu = (number: number): string =>
+      `${String(number).padStart(3)}:   ${String(number).padStart(5)}    ${'0'.padStart(5)}    ${'0'.padStart(5)}\n`;
+    return printed(
+      `cpu_topology           :\ncpu:    core    socket     node\n${[0, 1, 2, 3].map(cpu).join('')}`,
+    );
+  }
   if (args[0] !== 'info' || args.length !== 1) throw new NotModelled(`xl ${args.join(' ')}`);
   const values = {
     host: machine.name,

@@ -18,6 +18,7 @@ import {
 import { UNSEEN_CHECKPOINTS_MAX } from '../../src/core/protocol-d/engine.js';
 import { openDevice } from '../../src/engine/protocol-d/device.js';
 import { DeferringDisks } from '../../src/protect/deferring-disks.js';
+import { watchModule } from '../../src/protect/module.js';
 import { ProtocolDBarrier } from '../../src/protect/protocol-d-barrier.js';
 import { Receiver } from '../../src/protect/receiver.js';
 import { Sender } from '../../src/protect/sender.js';
@@ -480,6 +481,31 @@ test('after a receiver that died the backup is secondary again, unless it had wo
     if (outcome === 'roll-forward') assert.is(module.disks.backup, 1);
     assert.not(await disks.recover(() => Promise.resolve(outcome)), 'once is enough');
   }
+});
+
+test('whether the module replicates is told at once and at each change', async () => {
+  const module = new FakeModule();
+  const told: (string | null)[] = [];
+  let tell: () => void = () => undefined;
+  const next = (): Promise<void> => new Promise((resolve) => (tell = resolve));
+  const first = next();
+  const watch = watchModule(
+    MINOR,
+    (fault) => {
+      told.push(fault);
+      tell();
+    },
+    () => Promise.resolve(module.proc('backup')),
+  );
+  try {
+    await first;
+    const second = next();
+    module.cut();
+    await second;
+  } finally {
+    watch.close();
+  }
+  assert.equal(told, [null, 'WFConnection']);
 });
 
 test.run();
