@@ -64,6 +64,10 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
       ExitCode.refused,
     );
   }
+  const notify = systemdNotify();
+  // From the start: what comes before the first report takes its time on a slow host, and has limits of its own.
+  notify('WATCHDOG=1');
+  const beat = setInterval(() => notify('WATCHDOG=1'), REPORT_EVERY_MS).unref();
   await mkdir(here.runDirectory, { recursive: true });
   await writeFile(join(here.runDirectory, 'sender.pid'), `${process.pid}\n`);
   const identity = identityOf(order);
@@ -101,11 +105,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     log: (level, message, fields) => void log.log(level, message, fields),
   };
   const sender = new Sender(options, edges);
-  const notify = systemdNotify();
-  const report = async (): Promise<void> => {
-    notify('WATCHDOG=1');
-    await writeReport(here, order, sender);
-  };
+  const report = (): Promise<void> => writeReport(here, order, sender);
   const timer = setInterval(() => void report().catch(() => undefined), REPORT_EVERY_MS);
   const stop = (): void => sender.stop('protection was ended by an operator');
   process.on('SIGTERM', stop).on('SIGINT', stop);
@@ -116,6 +116,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     clearInterval(timer);
     await report().catch(() => undefined);
     await arbiter.close();
+    clearInterval(beat);
   }
 }
 
