@@ -265,8 +265,18 @@ function addRecovery(root: Command): void {
     });
 }
 
-/** What is planned. */
+/** What is planned, and what comes by itself. */
 function addPlanned(root: Command): void {
+  root
+    .command('watch')
+    .description(
+      'bring protection back by itself where autoRecover is set, and tell each change; does not end',
+    )
+    .argument('[domain...]', 'the domains; all of the configuration where none is named')
+    .action(async (domains: string[], _options: unknown, command: Command) => {
+      const { runWatch } = await import('./commands/run-protect.js');
+      exitCode = await runWatch({ ...terminalOf(command), domains, print });
+    });
   root
     .command('switchover')
     .description('move running guests to their other host, and protect them from there; safe to run again')

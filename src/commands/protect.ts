@@ -21,6 +21,7 @@ import { mustRun } from './host-command.js';
 import { pinHosts } from './pin.js';
 import { isActive, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
+import { rememberWanted } from './wanted.js';
 
 export interface ProtectOptions {
   intervalMs: number | null;
@@ -61,12 +62,14 @@ export async function protectDomain(
   const { pin } = layout.domain;
   const applyPin = (): Promise<string[]> =>
     pin === undefined ? Promise.resolve([]) : pinHosts(hosts, name, pin, deps.tell, options.dryRun);
+  const wish = { protect: options.network && options.disk, intervalMs: options.intervalMs };
   let views = await readBoth(hosts, name);
   const running = views.find(({ senderActive }) => senderActive);
   if (running !== undefined) {
     const { sender } = running;
     if (typeof sender === 'string' || (sender.intervalMs === intervalMs && coversThat(sender, options))) {
       if (typeof sender !== 'string' && sender.protection === 'protected') {
+        if (!options.dryRun) await rememberWanted(name, hosts, views, wish);
         const told = [`${name} is protected already: term ${sender.term}, ${sender.reason}`];
         return told.concat(await applyPin()).join('\n  ');
       }
@@ -99,6 +102,7 @@ export async function protectDomain(
     return [told, ...(await applyPin())].join('\n  ');
   }
   for (const line of await applyPin()) deps.tell(`${name}: ${line}`);
+  await rememberWanted(name, hosts, views, wish);
   const order: Order = {
     format: 1,
     pair: layout.pair.name,

@@ -20,6 +20,8 @@ import {
 } from '../core/names.js';
 import { INTENT_FILE, parseIntent } from '../core/protect/switchover.js';
 import type { SwitchoverIntent } from '../core/protect/switchover.js';
+import { parseWanted, WANTED_FILE } from '../core/protect/wanted.js';
+import type { Wanted } from '../core/protect/wanted.js';
 import type { Host } from '../edge/host.js';
 
 export interface UnitView {
@@ -40,6 +42,7 @@ export interface ProtectionView extends HostFactsForProtection {
   sourceUnit: UnitView;
   targetUnit: UnitView;
   intent: SwitchoverIntent | undefined;
+  wanted: Wanted | undefined;
   /** Whether DRBD lets both hosts be Primary now. */
   twoPrimaries: boolean;
   moving: boolean;
@@ -65,10 +68,11 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const sender = runPath(domain, 'sender.json');
   const receiver = runPath(domain, 'receiver.json');
   const intentPath = statePath(domain, INTENT_FILE);
+  const wantedPath = statePath(domain, WANTED_FILE);
   const gates = [runPath(domain, 'gate'), statePath(domain, 'gate')];
   const [results, files] = await Promise.all([
     host.probe(commands),
-    host.readFiles([term, sender, receiver, domainFilePath(domain), intentPath, ...gates]),
+    host.readFiles([term, sender, receiver, domainFilePath(domain), intentPath, wantedPath, ...gates]),
   ]);
   const text = (key: string): string => {
     const result = results.get(key);
@@ -100,8 +104,15 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
   const [senderReport, receiverReport] = [report(sender), report(receiver)];
   const [senderState, receiverState] = [unitView(text('sender')), unitView(text('receiver'))];
   const [sourceUnit, targetUnit] = [unitView(text('source')), unitView(text('target'))];
-  const record = file(term);
-  const intent = file(intentPath);
+  const record = <T>(path: string, parse: (content: string) => T): T | undefined => {
+    const content = file(path);
+    if (content === undefined) return undefined;
+    try {
+      return parse(content);
+    } catch (error) {
+      throw new OperatorError(`${host.name}: ${path} can't be read: ${(error as Error).message}`);
+    }
+  };
   const show = results.get('show')?.stdout ?? '';
   const claims = [senderReport, receiverReport].find(
     (each) => typeof each !== 'string' && each.phase === 'claiming',
@@ -120,7 +131,7 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     // Without the resource drbdsetup fails; then there is no protocol either.
     protocol: module === null ? (/^\s*protocol\s+([ABC]);/m.exec(show)?.[1] ?? null) : module.protocol,
     boot: text('boot').trim(),
-    term: record === undefined ? undefined : parseTerm(record),
+    term: record(term, parseTerm),
     sender:
       typeof senderReport === 'string' || senderReport.role === 'sender' ? senderReport : 'it is no sender',
     receiver:
@@ -134,7 +145,8 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     sourceUnit,
     targetUnit,
     moving: isActive(sourceUnit) || isActive(targetUnit),
-    intent: intent === undefined ? undefined : understoodIntent(host.name, intentPath, intent),
+    intent: record(intentPath, parseIntent),
+    wanted: record(wantedPath, parseWanted),
     twoPrimaries: /^\s*allow-two-primaries\s+yes;/m.test(show),
     gate: gateOf(gates.map(file).find((content) => content !== undefined)),
   };
@@ -143,16 +155,6 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
 /** As the hotplug script reads it: without a file it is open, and what can't be understood is shut. */
 function gateOf(text: string | undefined): 'open' | 'shut' {
   return text === undefined || /^\s*open(?:\s|$)/.test(text) ? 'open' : 'shut';
-}
-
-function understoodIntent(host: string, path: string, text: string): SwitchoverIntent {
-  try {
-    return parseIntent(text);
-  } catch (error) {
-    throw new OperatorError(
-      `${host}: ${path} can't be read: ${(error as Error).message}; nothing was changed`,
-    );
-  }
 }
 
 /** Running, or on its way up or down. */

@@ -8,6 +8,7 @@ import { ExitCode, OperatorError } from '../core/errors.js';
 import type { DomainLayout, Engine } from '../core/model.js';
 import { nextRecoveryStep } from '../core/protect/recovery.js';
 import type { RecoveryStep } from '../core/protect/recovery.js';
+import { latestWanted } from '../core/protect/wanted.js';
 import { syncProgress } from '../core/setup/sync.js';
 import type { SyncSample } from '../core/setup/sync.js';
 import { Paths, receiverUnit, unitName } from '../core/names.js';
@@ -24,11 +25,15 @@ const POLL_MS = 1_000;
 const WAIT_MS = 600_000;
 const STEPS_MAX = 10_000;
 
-/** @returns what was done, in words */
+/**
+ * @param waits false: where only time is needed, as for a resync, it ends and is to be run again later
+ * @returns what was done, in words
+ */
 export async function recoverDomain(
   layout: DomainLayout,
   hosts: readonly [Host, Host],
   deps: ProtectDependencies,
+  waits = true,
 ): Promise<string> {
   const { name } = layout.domain;
   const samples: SyncSample[] = [];
@@ -54,10 +59,16 @@ export async function recoverDomain(
         return protectDomain(
           layout,
           hosts,
-          { intervalMs: null, network: true, disk: true, dryRun: false },
+          {
+            intervalMs: latestWanted(views[0].wanted, views[1].wanted)?.intervalMs ?? null,
+            network: true,
+            disk: true,
+            dryRun: false,
+          },
           deps,
         );
       case 'wait':
+        if (!waits) return step.reason;
         if (step.for === 'sync') {
           samples.push({ atMs: deps.nowMs(), outOfSyncBytes: step.outOfSyncBytes });
           deps.tell(`${name}: resync: ${syncProgress(samples).text}`);

@@ -12,6 +12,8 @@ import { withHosts } from './converge.js';
 import { decideDomain, recoverDomain } from './recover.js';
 import { protectDomain, unprotectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
+import { wantNoProtection } from './wanted.js';
+import { watchProtection } from './watch-protection.js';
 import { switchoverDomain } from './switchover.js';
 import type { SwitchoverOptions } from './switchover.js';
 
@@ -105,11 +107,17 @@ export async function runProtect(options: Terminal & ProtectArguments): Promise<
 export async function runUnprotect(
   options: Terminal & { domains: string[]; all: boolean },
 ): Promise<ExitCode> {
-  return overDomains({ ...options, readOnly: false }, unprotectDomain);
+  return overDomains({ ...options, readOnly: false }, async (layout, hosts, deps) => {
+    // First, so that it can't come back by itself in between.
+    await wantNoProtection(layout.domain.name, hosts);
+    return unprotectDomain(layout, hosts, deps);
+  });
 }
 
 export async function runRecover(options: Terminal & { domains: string[]; all: boolean }): Promise<ExitCode> {
-  return overDomains({ ...options, readOnly: false }, recoverDomain);
+  return overDomains({ ...options, readOnly: false }, (layout, hosts, deps) =>
+    recoverDomain(layout, hosts, deps),
+  );
 }
 
 export async function runSwitchover(
@@ -154,6 +162,56 @@ export async function runDecide(
   } finally {
     await closeLog(log);
   }
+}
+
+/** Until it is told to end. What it does on hosts may be cut anywhere, so it ends at once. */
+export async function runWatch(options: Terminal & { domains: string[] }): Promise<ExitCode> {
+  const loaded = await loadWithProblems(options.config);
+  const known = loaded.layouts.map(({ domain }) => domain.name);
+  const wrong = options.domains.find((name) => !known.includes(name));
+  if (wrong !== undefined) {
+    throw new OperatorError(
+      `${options.config} has no domain ${wrong}; it has: ${known.join(', ')}`,
+      ExitCode.usage,
+    );
+  }
+  const layouts = loaded.layouts.filter(
+    ({ domain }) => options.domains.length === 0 || options.domains.includes(domain.name),
+  );
+  const log = createLog({
+    level: options.logLevel === 'warn' ? 'info' : options.logLevel,
+    json: options.json,
+  });
+  const connect = sshConnector(loaded, log);
+  const abort = new AbortController();
+  const stop = (): void => abort.abort();
+  process.once('SIGTERM', stop).once('SIGINT', stop);
+  try {
+    await watchProtection(
+      layouts,
+      {
+        ...dependencies(),
+        pause: async (ms) => {
+          await pause(ms, undefined, { signal: abort.signal });
+        },
+        tell: (text) => void log.info(text),
+        connect,
+        withLocks: (layout, use) =>
+          withHosts(layout.pair, { connect }, false, async ([first, second]) => {
+            if (first === undefined || second === undefined) throw new Error('a pair has two hosts');
+            return use([first, second]);
+          }),
+        log: (level, message, fields) => void log.log(level, message, fields),
+      },
+      abort.signal,
+    );
+  } catch (error) {
+    // A pause that was ended within a command.
+    if (!abort.signal.aborted) throw error;
+  } finally {
+    await closeLog(log);
+  }
+  return ExitCode.ok;
 }
 
 function dependencies(): ProtectDependencies {

@@ -14,11 +14,12 @@ import type { DomainLayout } from '../core/model.js';
 import { Paths, runPath, statePath, switchoverTargetUnit, switchoverUnit } from '../core/names.js';
 import { awayName, formatIntent, INTENT_FILE, nextSwitchoverStep } from '../core/protect/switchover.js';
 import type { SwitchoverHost, SwitchoverIntent, SwitchoverStep } from '../core/protect/switchover.js';
+import { latestWanted } from '../core/protect/wanted.js';
 import { formatSize } from '../core/units.js';
 import type { Host } from '../edge/host.js';
 import { mustRun } from './host-command.js';
 import { protectDomain, unprotectDomain } from './protect.js';
-import type { ProtectDependencies, ProtectOptions } from './protect.js';
+import type { ProtectDependencies } from './protect.js';
 import { isActive, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 import { recoverDomain } from './recover.js';
@@ -39,7 +40,6 @@ const READY_MS = 60_000;
 const AGAIN_MAX = 3;
 const STEPS_MAX = 1_000;
 const LOG_LINES = 12;
-const FULL_PROTECTION: ProtectOptions = { intervalMs: null, network: true, disk: true, dryRun: false };
 
 /** @returns what was done, in words */
 export async function switchoverDomain(
@@ -256,7 +256,9 @@ async function protectAgain(
 ): Promise<void> {
   await recoverDomain(layout, hosts, deps);
   // Where protection was starting already, this is what waits for it.
-  await protectDomain(layout, hosts, FULL_PROTECTION, deps);
+  const [one, other] = await readBoth(hosts, layout.domain.name);
+  const intervalMs = latestWanted(one.wanted, other.wanted)?.intervalMs ?? null;
+  await protectDomain(layout, hosts, { intervalMs, network: true, disk: true, dryRun: false }, deps);
 }
 
 function titleOf(step: SwitchoverStep, { from, to }: SwitchoverIntent): string {

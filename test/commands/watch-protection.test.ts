@@ -1,0 +1,139 @@
+/** `remus-drbd watch` on a fake pair: what it brings back, what it leaves alone, and that it says each state once. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { protectDomain } from '../../src/commands/protect.js';
+import { readProtection } from '../../src/commands/protection-view.js';
+import { wantNoProtection } from '../../src/commands/wanted.js';
+import { LOOK_MS, watchProtection } from '../../src/commands/watch-protection.js';
+import type { DomainLayout } from '../../src/core/model.js';
+import { Cut, fakeDependencies, fakeLayout, FakePair } from './fake-pair.js';
+
+const test = suite('watch');
+let layout: DomainLayout;
+
+test.before(async () => {
+  const { domain, ...rest } = await fakeLayout();
+  layout = { ...rest, domain: { ...domain, autoRecover: true } };
+});
+
+async function protectedPair(intervalMs: number | null = null): Promise<FakePair> {
+  const pair = FakePair.start();
+  await protectDomain(
+    layout,
+    pair.hosts,
+    { intervalMs, network: true, disk: true, dryRun: false },
+    fakeDependencies(),
+  );
+  pair.acts = [];
+  return pair;
+}
+
+/** Watches for so many looks. `onLook` is called before each, counted from 1. */
+async function watch(
+  pair: FakePair,
+  looks: number,
+  onLook: (count: number) => void = () => undefined,
+  watched: DomainLayout = layout,
+): Promise<string[]> {
+  const lines: string[] = [];
+  const abort = new AbortController();
+  const base = fakeDependencies();
+  let count = 1;
+  onLook(count);
+  await watchProtection(
+    [watched],
+    {
+      ...base,
+      pause: async (ms) => {
+        await base.pause(ms);
+        if (ms !== LOOK_MS) return;
+        if (++count > looks) abort.abort();
+        else onLook(count);
+      },
+      connect: ({ name }) => Promise.resolve(pair.host(name)),
+      withLocks: (_, use) => use(pair.hosts),
+      log: (level, message, { reason }) => void lines.push(`${level} ${message}: ${String(reason)}`),
+    },
+    abort.signal,
+  );
+  return lines;
+}
+
+test('protection that ended by agreement comes back when the resync is done', async () => {
+  const pair = await protectedPair(50);
+  pair.endProtection();
+  pair.outOfSync = 4;
+  const lines = await watch(pair, 4, (count) => {
+    if (count === 3) pair.outOfSync = 0;
+  });
+  assert.ok(pair.isProtected);
+  assert.equal(
+    lines.map((line) => line.replace(/: .*/, '')),
+    ['warn not protected', 'info bringing protection back', 'info done', 'info as it is to be'],
+  );
+  // With what the operator had asked for.
+  const { sender } = await readProtection(pair.primary, 'web');
+  assert.is(typeof sender === 'string' ? sender : sender.intervalMs, 50);
+});
+
+test('while a host is away nothing is done, and it comes back with the host', async () => {
+  const pair = await protectedPair();
+  pair.endProtection();
+  pair.host('beta').isDead = true;
+  const lines = await watch(pair, 5, (count) => {
+    if (count === 3) pair.host('beta').isDead = false;
+  });
+  assert.match(lines[0] ?? '', /^warn a host can not be asked: beta: is not there/);
+  assert.ok(pair.isProtected);
+});
+
+test('never against an operator, never without autoRecover', async () => {
+  const ended = await protectedPair();
+  await wantNoProtection('web', ended.hosts);
+  ended.endProtection();
+  ended.acts = [];
+  const lines = await watch(ended, 10);
+  assert.equal(lines, ['warn not protected: protection was ended by an operator']);
+  assert.equal(ended.acts, []);
+
+  const manual = await protectedPair();
+  manual.endProtection();
+  await watch(manual, 10, undefined, { ...layout, domain: { ...layout.domain, autoRecover: false } });
+  assert.equal(manual.acts, []);
+});
+
+test('a failure is tried again later, and said once each time', async () => {
+  const pair = await protectedPair();
+  pair.endProtection();
+  pair.faults.set('systemctl start --no-block remus-receiver@web.service', 'no');
+  const lines = await watch(pair, 60);
+  const tries = pair.acts.filter((act) => act.endsWith('start --no-block remus-receiver@web.service'));
+  // In 300 s: at once, after 30, 90 and 210 s.
+  assert.is(tries.length, 4);
+  assert.ok(lines.length <= 3 * tries.length, lines.join('\n'));
+  assert.match(lines.find((line) => line.includes('did not come back')) ?? '', /next try in 30 s/);
+});
+
+test('it may die at any act; the next one brings protection back', async () => {
+  let cuts = 0;
+  for (let act = 1; act < 60; act++) {
+    const pair = await protectedPair();
+    pair.endProtection();
+    pair.cutAt = { act, when: 'behind' };
+    const isCut = await watch(pair, 3).then(
+      () => false,
+      (error: unknown) => {
+        assert.instance(error, Cut);
+        return true;
+      },
+    );
+    if (!isCut) break;
+    cuts++;
+    pair.cutAt = null;
+    await watch(pair, 3);
+    assert.ok(pair.isProtected, `act ${act}: ${pair.acts.at(-1)}`);
+  }
+  assert.ok(cuts > 5, `${cuts}`);
+});
+
+test.run();
