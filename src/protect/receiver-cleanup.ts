@@ -54,7 +54,10 @@ export async function cleanUpReceiver(
     const isOver = before?.term === (await store.readTerm())?.term;
     // A copy that was to be started here may be on its way up.
     if (answer !== null && !(isOver && before?.outcome === 'discard')) {
-      await destroyGuest(`${name}--incoming`);
+      // One that is left takes memory and no more: the gate is shut, so it can't have its disks.
+      await destroyGuest(`${name}--incoming`).catch((error: unknown) => {
+        log.error('the copy could not be removed', { domain: name, reason: (error as Error).message });
+      });
     }
     const done = await disks.recover(async (term) => {
       const unrecorded = (reason: string): void => void log.error('not recorded', { domain: name, reason });

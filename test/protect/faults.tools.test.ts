@@ -173,20 +173,22 @@ test('a receiver that is stopped without DRBD in between is missed within failAf
     assert.match(pair.senderReport()?.reason ?? '', /nothing was heard of the receiver for 1000 ms/);
   }));
 
-test('a backup starved of CPU for 20 seconds fails nothing over, and goes on committing', () =>
-  onPair(async (pair) => {
-    await pair.protect(1);
-    for (let n = 0; n < 16; n++) {
-      pair.receiver?.kill('SIGSTOP');
-      await pause(1_150);
-      pair.receiver?.kill('SIGCONT');
-      await pause(100);
-    }
-    assert.is(pair.receiverReport()?.phase, 'on');
-    assert.not.match(pair.logs(), /claiming|is lost/);
-    await pair.checkpoint(2);
-    assert.is(pair.senderReport()?.protection, 'protected');
-  }));
+for (const starved of ['receiver', 'sender'] as const) {
+  test(`a ${starved} starved of CPU for 20 seconds fails nothing over, and goes on committing`, () =>
+    onPair(async (pair) => {
+      await pair.protect(1);
+      for (let n = 0; n < 16; n++) {
+        pair[starved]?.kill('SIGSTOP');
+        await pause(1_150);
+        pair[starved]?.kill('SIGCONT');
+        await pause(100);
+      }
+      assert.is(pair.receiverReport()?.phase, 'on');
+      assert.not.match(pair.logs(), /claiming|is lost/);
+      await pair.checkpoint(2);
+      assert.is(pair.senderReport()?.protection, 'protected');
+    }));
+}
 
 for (const [where, why] of [
   ['alpha', /can't be passed on: .*term\.json could not be written: ENOSPC/],

@@ -90,7 +90,8 @@ test('whether a host would get a decision: its answer for check, and none where 
     return Promise.resolve();
   }));
 
-const missing = missingForHosts() ?? (existsSync(AGENT) ? undefined : 'needs fence agents (apt install fence-agents)');
+const missing =
+  missingForHosts() ?? (existsSync(AGENT) ? undefined : 'needs fence agents (apt install fence-agents)');
 if (missing === undefined) test.run();
 else if (process.env['CI'] === 'true') throw new Error(missing);
 else {

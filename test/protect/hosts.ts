@@ -7,6 +7,7 @@
  * suspended for as long as that takes. And it is DRBD's link: a marker that the sender wrote is passed on to the journal.
  */
 import { build } from 'esbuild';
+import koffi from 'koffi';
 import { execFileSync, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -63,6 +64,12 @@ const TOOLS = [
   ...['xl', 'xenstore-ls', 'drbdsetup', 'drbdadm', 'systemctl', 'modprobe', 'blockdev', 'dd', 'nbd-client'],
   ...['dmsetup', 'ip', 'tc'],
 ];
+const PAGE_BYTES = 4096;
+const F_GETPIPE_SZ = 1032;
+const fcntl = koffi.load('libc.so.6').func('int fcntl(int fd, int command, ...)') as (
+  ...args: unknown[]
+) => number;
+const pipeBytes = (fd: number): number => fcntl(fd, F_GETPIPE_SZ);
 const GUEST = 'web 3 96 1';
 const RUNS = '-b----';
 const SUSPENDED = '---ss-';
@@ -94,6 +101,9 @@ class FakeHost {
   readonly world: string;
   #init: ChildProcess | null = null;
   readonly #children = new Set<ChildProcess>();
+  readonly #onExit = (): void => {
+    for (const child of this.#children) child.kill('SIGKILL');
+  };
 
   constructor(place: string, name: string) {
     this.name = name;
@@ -107,6 +117,7 @@ class FakeHost {
     writeFileSync(join(this.world, 'calls'), '');
     writeFileSync(join(this.world, 'guests'), '');
     this.#buildLibxl(place);
+    process.on('exit', this.#onExit);
   }
 
   /** What `sender-cleanup` resumes a guest with, in place of libxl. */
@@ -146,7 +157,7 @@ void *xtl_createlogger_stdiostream(void *s, int level, unsigned f) { return mall
       ln -s /proc/self/fd /dev/fd; mkdir /dev/shm
       ln -s ${root}/vg0 /dev/vg0
       hostname ${this.name}
-      echo ready; exec tail -f /dev/null`;
+      echo ready; exec tail --pid=${process.pid} -f /dev/null`;
     this.#init = spawn('unshare', ['-m', '-u', '--propagation', 'private', 'sh', '-c', script], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -266,6 +277,7 @@ void *xtl_createlogger_stdiostream(void *s, int level, unsigned f) { return mall
   }
 
   async close(): Promise<void> {
+    process.off('exit', this.#onExit);
     for (const child of [...this.#children, this.#init]) {
       if (child === null || child.exitCode !== null || child.signalCode !== null) continue;
       const exited = once(child, 'exit');
@@ -319,6 +331,18 @@ class FakeXl {
       ...encodeCheckpoint(),
     ]);
     await this.#write(encodeCheckpointEnd());
+    await this.#narrow();
+  }
+
+  /**
+   * Resolves when the sender has made the pipe small, as it does long before the interval is over: an epoch that began
+   * before that could not be held.
+   */
+  async #narrow(): Promise<void> {
+    await until(
+      'the pipe is small',
+      () => this.isBroken || this.#fd < 0 || pipeBytes(this.#fd) === PAGE_BYTES,
+    );
   }
 
   /** Resolves when all of it is written, or the other end is gone. */
@@ -327,6 +351,7 @@ class FakeXl {
     await this.#write([...this.#pages(), ...encodeCheckpoint()]);
     if (!this.isDead) this.#host.setGuest(RUNS);
     await this.#write(encodeCheckpointEnd());
+    await this.#narrow();
   }
 
   /** Ends without a word, as by SIGKILL. */
