@@ -99,17 +99,20 @@ const pattern = (bytes: number, seed: number): Buffer => {
 };
 
 for (const code of ['EIO', 'ENOSPC'] as const) {
-  served(`${code} of the journal's disk reaches the client, and nothing succeeds after it`, async (context) => {
-    const { disks, journal } = context;
-    const client = await context.connect();
-    assert.is((await client.write(0, pattern(4096, 1))).error, 0);
-    (disks[0] as FileDisk).write = () => Promise.reject(Object.assign(new Error('it failed'), { code }));
-    // So that DRBD detaches: it may not go on with a disk that has not what it was told.
-    assert.is((await client.write(4096, pattern(4096, 2))).error, NbdErrno[code]);
-    assert.is((await client.write(0, pattern(4096, 3))).error, NbdErrno.EIO);
-    assert.is((await client.flush()).error, NbdErrno.EIO);
-    assert.match(journal.state().failed ?? '', new RegExp(`journal write: .*${code}`));
-  });
+  served(
+    `${code} of the journal's disk reaches the client, and nothing succeeds after it`,
+    async (context) => {
+      const { disks, journal } = context;
+      const client = await context.connect();
+      assert.is((await client.write(0, pattern(4096, 1))).error, 0);
+      (disks[0] as FileDisk).write = () => Promise.reject(Object.assign(new Error('it failed'), { code }));
+      // So that DRBD detaches: it may not go on with a disk that has not what it was told.
+      assert.is((await client.write(4096, pattern(4096, 2))).error, NbdErrno[code]);
+      assert.is((await client.write(0, pattern(4096, 3))).error, NbdErrno.EIO);
+      assert.is((await client.flush()).error, NbdErrno.EIO);
+      assert.match(journal.state().failed ?? '', new RegExp(`journal write: .*${code}`));
+    },
+  );
 }
 
 served('what is written is read, in any 512-byte aligned piece', async ({ connect }) => {
