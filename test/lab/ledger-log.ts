@@ -24,7 +24,7 @@ export interface CommitLine {
 /**
  * - `none`
  * - `slow-marker`: the marker is written 1.5 s after the guest was suspended; with the gate nothing may come of it
- * - `gate-off`: the same, and the pipe stays large, so that nothing holds the guest until its marker is written
+ * - `gate-off`: the same, and nobody waits for it, so that nothing holds the guest until its marker is written
  * - `early-barrier`: marker N is written when memory N-1 has been sent, with the guest running, not when it is suspended
  * - `release-at-send`: output of epoch N leaves when memory N has been sent, not when it is committed
  */
@@ -33,6 +33,8 @@ export type Fault = (typeof FAULTS)[number];
 
 export type SenderLine =
   | { event: 'marker' | 'release'; epoch: number; fault: Fault; timeMs: number }
+  /** What the hypervisor said of the guest at both ends of its marker, and for how long its CPUs ran in between. */
+  | { event: 'gate'; epoch: number; fault: Fault; wasSuspended: boolean; ranNs: number }
   /** The receiver's acknowledgement has come. */
   | { event: 'committed'; epoch: number; timeMs: number };
 

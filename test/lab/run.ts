@@ -4,6 +4,7 @@
  *
  *   node --import tsx test/lab/run.ts [--fresh] [NAME...]
  *
+ * `npm run test:lab` names those that CI runs, `npm run test:lab:long` the others, which take too long for it.
  * `--fresh` starts with two new hosts. Exit code 1 when a file fails, runs into its limit or runs no test
  * (uvu alone is content with that). The last line is `N passed, N failed`.
  */
