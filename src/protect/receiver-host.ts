@@ -71,7 +71,6 @@ class ReceiverHost {
   #receiver: Receiver | null = null;
   #session: string | null = null;
   #entered: Promise<void> | null = null;
-  readonly #abort = new AbortController();
 
   constructor(here: HostDomain, order: Order, program: string, log: Log, notify: (state: string) => void) {
     this.#here = here;
@@ -124,7 +123,6 @@ class ReceiverHost {
       clearInterval(timer);
       await report().catch(() => undefined);
       watch.close();
-      this.#abort.abort();
       await listener.close();
     }
   }
@@ -164,20 +162,18 @@ class ReceiverHost {
         step: (step) => this.#disks.step(step),
         used: () => this.#disks.used(),
       },
-      claim: async (onUndecided) => {
+      claim: async (onUndecided, wanted) => {
         // An operator who has not spoken can't have decided anything that nobody here knows of.
         const mayHaveWon = arbiter.name !== 'operator';
         // A later process has to know that the arbiter may have an answer for this host.
-        if (mayHaveWon) await this.#noteClaim((reason) => onUndecided(reason, false));
-        const outcome = await claimFrom(
+        if (mayHaveWon) await this.#noteClaim(onUndecided, wanted);
+        return claimFrom(
           arbiter,
           this.#order,
           this.#here.host,
           (reason) => onUndecided(reason, mayHaveWon),
-          this.#abort.signal,
+          wanted,
         );
-        if (outcome === null) throw new Error('the receiver ended while it was claiming');
-        return outcome;
       },
       record: (decision, reason) => this.#record(decision, reason),
       nowMs: () => performance.now(),
@@ -201,15 +197,20 @@ class ReceiverHost {
   }
 
   /** A full disk must not keep the copy from ever being started: it waits until there is room. */
-  async #noteClaim(onUndecided: (reason: string) => void): Promise<void> {
-    while (!this.#abort.signal.aborted) {
+  async #noteClaim(
+    onUndecided: (reason: string, mayHaveWon: boolean) => void,
+    wanted: AbortSignal,
+  ): Promise<void> {
+    for (let isFirst = true; !wanted.aborted; isFirst = false) {
       try {
         await noteClaim(this.#here.stateDirectory, this.#order.term);
+        // From here on nothing may be agreed with the primary any more.
+        if (!isFirst && !wanted.aborted) onUndecided('the arbiter is being asked', true);
         return;
       } catch (error) {
-        onUndecided(`nobody is asked before it is noted: ${(error as Error).message}`);
+        onUndecided(`nobody is asked before it is noted: ${(error as Error).message}`, false);
       }
-      await pause(NOTE_AGAIN_MS, undefined, { signal: this.#abort.signal }).catch(() => undefined);
+      await pause(NOTE_AGAIN_MS, undefined, { signal: wanted }).catch(() => undefined);
     }
   }
 
@@ -348,6 +349,9 @@ function controlLink(link: Link, domain: string): ReceiverLink {
     ended: (decision, reason) => {
       const outcome = decision === 'primary' ? 'rolled-forward' : 'claimed';
       link.control.send({ type: 'ended', outcome, reason: reason.slice(0, 4000) });
+    },
+    undecided: (reason) => {
+      link.control.send({ type: 'ended', outcome: 'refused', reason: reason.slice(0, 4000) });
     },
     back: (bytes) => void link.bulk.send({ type: 'back' }, bytes),
     module: (message) => void link.control.send(message),

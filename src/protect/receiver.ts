@@ -59,6 +59,8 @@ export interface ReceiverLink {
   heartbeat(state: string): void;
   committed(identity: Identity, epoch: number): void;
   ended(decision: Decision, reason: string): void;
+  /** The session is over and nothing is decided. */
+  undecided(reason: string): void;
   back(bytes: Buffer): void;
   /** To the sender; of use with `engine: protocol-d` alone. */
   module?(message: FromModule): void;
@@ -67,10 +69,15 @@ export interface ReceiverLink {
 export interface ReceiverEdges {
   startCopy(events: CopyEvents): Copy;
   disks: BackupDisks;
-  /** Asks the arbiter until there is an answer. */
+  /**
+   * Asks the arbiter until there is an answer, or nobody wants it any more.
+   * @param wanted aborts when it was decided otherwise: from then on the arbiter may not be asked
+   * @returns null when it was aborted
+   */
   claim(
     onUndecided: (reason: string, mayHaveWon: boolean) => void,
-  ): Promise<{ decision: Decision; reason: string }>;
+    wanted: AbortSignal,
+  ): Promise<{ decision: Decision; reason: string } | null>;
   /** Durable when it resolves. */
   record(decision: Decision, reason: string): Promise<void>;
   nowMs(): number;
@@ -101,6 +108,7 @@ export class Receiver {
   #receivedBytes = 0;
   #askers: ((answer: { decision: Decision } | { undecided: string }, reason: string) => void)[] = [];
   #timer: NodeJS.Timeout | null = null;
+  readonly #claiming = new AbortController();
   #finish: ((state: ReceiverState) => void) | null = null;
   #fail: ((error: Error) => void) | null = null;
   /** Resolves at `ended`, `failed-over` or `stuck`. */
@@ -234,6 +242,7 @@ export class Receiver {
   close(): void {
     if (this.#timer !== null) clearInterval(this.#timer);
     this.#timer = null;
+    this.#claiming.abort();
   }
 
   #tick(): void {
@@ -309,6 +318,7 @@ export class Receiver {
   #input(input: ReceiverInput): void {
     const { state, effects } = receiverStep(this.#state, input);
     this.#state = state;
+    if (state.decision !== null) this.#claiming.abort();
     for (const effect of effects) this.#carryOut(effect);
     if (state.phase === 'ended' || state.phase === 'failed-over' || state.phase === 'stuck') {
       this.close();
@@ -352,11 +362,14 @@ export class Receiver {
           edges
             .claim((reason, mayHaveWon) => {
               this.#input({ type: 'undecided', reason, mayHaveWon, nowMs: edges.nowMs() });
-            })
-            .then(({ decision, reason }) => {
-              this.#input({ type: 'claimed', decision, reason, nowMs: edges.nowMs() });
+            }, this.#claiming.signal)
+            .then((outcome) => {
+              if (outcome !== null) this.#input({ type: 'claimed', ...outcome, nowMs: edges.nowMs() });
             }),
         );
+        return;
+      case 'leave-session':
+        this.#link?.undecided(effect.reason);
         return;
       case 'decide':
         this.#do(

@@ -241,6 +241,7 @@ class FakePair {
           this.note(`committed ${epoch}`);
         }),
       ended: (decision, reason) => later(() => events.ended(decision, reason)),
+      undecided: (reason) => later(() => events.lost(reason)),
       back: () => undefined,
       module: (message) => {
         if (this.isMute) return;

@@ -38,6 +38,7 @@ function receiver(): { receiver: Receiver; acknowledged: number[]; written: () =
     heartbeat: () => undefined,
     committed: (_identity, epoch) => void acknowledged.push(epoch),
     ended: () => undefined,
+    undecided: () => undefined,
     back: () => undefined,
   });
   return { receiver: made, acknowledged, written: () => written };

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert';
 import { ExitCode, OperatorError } from '../../src/core/errors.js';
 import type { Decision } from '../../src/core/protect/types.js';
 import { Receiver } from '../../src/protect/receiver.js';
+import type { ReceiverEdges } from '../../src/protect/receiver.js';
 
 const test = suite('the record of a decision');
 const identity = { pair: 'rack1', domain: 'web', term: 1, session: 'ab'.repeat(16) };
@@ -15,7 +16,10 @@ interface World {
 }
 
 /** A receiver at its first commit. @param record as the edge */
-async function protectedReceiver(claim: Decision, record: () => Promise<void>): Promise<World> {
+async function protectedReceiver(
+  claim: Decision | ReceiverEdges['claim'],
+  record: () => Promise<void>,
+): Promise<World> {
   const did: string[] = [];
   const note = (what: string): Promise<void> => Promise.resolve(void did.push(what));
   let begun = (): void => undefined;
@@ -34,7 +38,10 @@ async function protectedReceiver(claim: Decision, record: () => Promise<void>): 
         step: note,
         used: () => ({ usedBytes: 0, totalBytes: 0 }),
       },
-      claim: () => Promise.resolve({ decision: claim, reason: 'the arbiter said so' }),
+      claim:
+        typeof claim === 'function'
+          ? claim
+          : () => Promise.resolve({ decision: claim, reason: 'the arbiter said so' }),
       record,
       nowMs: () => 0,
       log: (level, message) => {
@@ -46,6 +53,7 @@ async function protectedReceiver(claim: Decision, record: () => Promise<void>): 
     heartbeat: () => undefined,
     committed: begun,
     ended: (decision) => void did.push(`told ${decision}`),
+    undecided: () => undefined,
     back: () => undefined,
   });
   await receiver.checkpoint(0, false, Buffer.from('CHECKPOINT_END'));
@@ -79,6 +87,24 @@ test('whoever takes over waits until there is room, with the copy, and then goes
   assert.is(did[0], 'the decision could not be recorded');
   assert.is(did.lastIndexOf('the decision could not be recorded'), 1, 'nothing happened before it was there');
   assert.ok(did.includes('start'));
+});
+
+test('an arbiter that was not asked yet is not asked any more when the primary was agreed with', async () => {
+  let isWanted = (): boolean => true;
+  const { receiver } = await protectedReceiver(
+    (onUndecided, wanted) => {
+      isWanted = () => !wanted.aborted;
+      // As where there is no room to note that it is asked.
+      void Promise.resolve().then(() => onUndecided('not noted', false));
+      return new Promise((resolve) => wanted.addEventListener('abort', () => resolve(null)));
+    },
+    () => Promise.resolve(),
+  );
+  receiver.askFailover('an operator asked');
+  await Promise.resolve();
+  assert.ok(isWanted());
+  receiver.dropTerm(1, 'the sender died', () => assert.not(isWanted()));
+  assert.is((await receiver.finished).decision, 'primary');
 });
 
 test('a term that was decided otherwise ends the process: nothing may follow from a second decision', async () => {

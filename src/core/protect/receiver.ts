@@ -130,6 +130,11 @@ export type ReceiverEffect =
   | { type: 'pass-checkpoint'; epoch: number }
   | { type: 'acknowledge'; epoch: number }
   | { type: 'claim'; reason: string }
+  /**
+   * To the sender, if it lives: this session is over. It may be there and only have been late, and would otherwise wait
+   * for commits that never come, with its guest held.
+   */
+  | { type: 'leave-session'; reason: string }
   /** Written to disk before anything that follows from it. */
   | { type: 'decide'; decision: Decision; reason: string }
   | { type: 'step'; step: FailoverStep | GiveUpStep }
@@ -369,7 +374,11 @@ function claim(state: ReceiverState, reason: string): ReceiverStepResult {
   }
   return {
     state: { ...state, phase: 'claiming', reason, mayHaveWon: true, undecided: null },
-    effects: [log('warn', 'claiming the term', state, { reason }), { type: 'claim', reason }],
+    effects: [
+      log('warn', 'claiming the term', state, { reason }),
+      { type: 'leave-session', reason },
+      { type: 'claim', reason },
+    ],
   };
 }
 

@@ -39,7 +39,6 @@ class ReceiverPart {
   readonly #ipc: Ipc<ReceiverCalls, PartCalls>;
   readonly #disks: EmbeddedDisks;
   readonly #receiver: Receiver;
-  readonly #abort = new AbortController();
   #session: string | null = null;
   #armed: ArmedCut | null = null;
 
@@ -104,7 +103,6 @@ class ReceiverPart {
       await receiver.finished;
     } finally {
       clearInterval(timer);
-      this.#abort.abort();
       await this.#report().catch(() => undefined);
       await listener.close();
     }
@@ -115,17 +113,15 @@ class ReceiverPart {
     return {
       startCopy: (events) => new EmbeddedCopy(directory, this.#ipc, events),
       disks: this.#disksWithCuts(),
-      claim: async (onUndecided) => {
+      claim: async (onUndecided, wanted) => {
         await noteClaim(directory, order.term);
-        const outcome = await claimFrom(
+        return claimFrom(
           new DirectoryArbiter(arbiter),
           order,
           host,
           (reason) => onUndecided(reason, true),
-          this.#abort.signal,
+          wanted,
         );
-        if (outcome === null) throw new Error('the receiver ended while it was claiming');
-        return outcome;
       },
       record: async (decision, reason) => {
         const store = new TermStore(DOMAIN, directory);

@@ -33,7 +33,10 @@ const done = (step: (ReceiverInput & { type: 'step-done' })['step']): ReceiverIn
   nowMs,
 });
 const ticks = (count: number): ReceiverInput[] =>
-  Array.from({ length: count }, (_, n) => ({ type: 'tick', nowMs: (n + 1) * tickMs(options.failAfterMs) }));
+  Array.from({ length: count }, (_, n) => ({
+    type: 'tick',
+    nowMs: (n + 1) * tickMs(options.failAfterMs),
+  }));
 const dropTerm: ReceiverInput = { type: 'drop-term', term: 3, reason: 'the sender died', nowMs };
 
 function run(
@@ -116,7 +119,7 @@ test('failover: decide, then each step when the one before is done', () => {
   ]);
   assert.equal(lines.slice(4), [
     'link-lost silence false -> log warn: the sender is lost',
-    'tick -> log warn: claiming the term; claim silence',
+    'tick -> log warn: claiming the term; leave-session silence; claim silence',
     'claimed backup the arbiter said so -> log warn: this host takes the guest over; decide backup silence; the arbiter said so',
     'decision-durable -> step disconnect',
     'step-done disconnect -> step discard',
@@ -249,6 +252,11 @@ test('a crash of the guest fails over only where the policy says so', () => {
   assert.is(run([...live, ...epoch(1), end], { onCrash: 'failover' }).state.phase, 'claiming');
   const off: ReceiverInput = { type: 'end', reason: 'the guest ended: poweroff', guest: 'poweroff', nowMs };
   assert.is(run([...live, ...epoch(1), off], { onCrash: 'failover' }).state.decision, 'primary');
+});
+
+test('a sender that was only late is told that its session is over', () => {
+  const late = run([...live, ...epoch(1), diskDown, ...ticks(10)]);
+  assert.match(late.lines.at(-1) ?? '', /leave-session nothing was heard of the sender for 1000 ms; claim/);
 });
 
 test('a step that fails is tried again, and not for ever', () => {
