@@ -63,11 +63,16 @@ function askReceiver(
     time.later(AGAIN_MS, owner, () => askReceiver(world, term, owner, reason, isOver, onUndecided, decided));
   };
   const receiver = world.receiverOn(term.backup, term);
-  const isUp =
+  const isUp = (): boolean =>
     network.isUp(term.primary.name, term.backup.name) && network.isUp(term.backup.name, term.primary.name);
   time.later(CLEANUP_MS, owner, () => end('the receiver has not answered'));
-  if (receiver === null || !isUp || !receiver.wasBegun) {
-    time.later(time.random.between(1, 200), owner, () => end("the receiver can't be reached"));
+  if (receiver === null || !isUp() || !receiver.wasBegun) {
+    time.later(time.random.between(1, 200), owner, () => {
+      // After a receiver that died its clean-up answers.
+      const decision = isUp() ? world.answerWithoutCopy(term) : null;
+      if (decision === null) end("the receiver can't be reached");
+      else end({ decision, reason: 'the receiver has ended, and with it the copy of the guest' });
+    });
     return;
   }
   const connection = network.connect<Question>(

@@ -7,6 +7,9 @@ export class Coverage {
   /** `role effect before|after` to how often something died there. */
   readonly crashes = new Map<string, number>();
 
+  /** How what only a person can tell apart came out. */
+  readonly outcomes = new Map<string, number>();
+
   input(role: string, phase: string, type: string): void {
     add(this.inputs, `${role} ${phase} ${type}`);
   }
@@ -19,21 +22,24 @@ export class Coverage {
     add(this.crashes, `${role} ${name} ${when}`);
   }
 
+  outcome(name: string): void {
+    add(this.outcomes, name);
+  }
+
   merge(other: Coverage): void {
     for (const [mine, theirs] of [
       [this.inputs, other.inputs],
       [this.effects, other.effects],
       [this.crashes, other.crashes],
+      [this.outcomes, other.outcomes],
     ] as const) {
       for (const [key, count] of theirs) mine.set(key, (mine.get(key) ?? 0) + count);
     }
   }
 
-  /** Places of `ALL_EFFECTS` where nothing ever died. */
+  /** Places where nothing ever died. */
   holes(): string[] {
-    return ALL_EFFECTS.flatMap((effect) =>
-      ['before', 'after'].map((when) => `${effect} ${when}`).filter((key) => !this.crashes.has(key)),
-    );
+    return PLACES.filter((place) => !this.crashes.has(place));
   }
 }
 
@@ -41,7 +47,10 @@ function add(counts: Map<string, number>, key: string): void {
   counts.set(key, (counts.get(key) ?? 0) + 1);
 }
 
-/** Every effect of the machines but their log lines. */
+/**
+ * Where something can die: every effect of the machines but their log lines, every piece of xl's stream, and every
+ * act of the clean-ups.
+ */
 export const ALL_EFFECTS = [
   ...[
     'mark-network',
@@ -61,6 +70,7 @@ export const ALL_EFFECTS = [
     'pass-checkpoint',
     'acknowledge',
     'claim',
+    'leave-session',
     'decide',
     'step disconnect',
     'step discard',
@@ -75,4 +85,10 @@ export const ALL_EFFECTS = [
     'answer-ended',
     'answer-undecided',
   ].map((name) => `receiver ${name}`),
+  ...['begin', 'data', 'checkpoint-record', 'checkpoint-end'].map((name) => `xl ${name}`),
+  ...['decide', 'open', 'destroy', 'record'].map((name) => `sender-cleanup ${name}`),
+  ...['open', 'decide', 'end', 'drain', 'note', 'close', 'mark'].map((name) => `receiver-cleanup ${name}`),
 ] as const;
+
+/** Before and after each. */
+export const PLACES = ALL_EFFECTS.flatMap((effect) => [`${effect} before`, `${effect} after`]);

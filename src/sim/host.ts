@@ -1,6 +1,7 @@
 /** One modelled host: its disks, its small durable files, its clock, and what runs on it. */
 import { SECTOR_BYTES } from '../core/journal/types.js';
 import type { TermRecord } from '../core/claim/term.js';
+import type { GuestEnd } from '../core/protect/types.js';
 import type { EpochJournal } from '../journal/journal.js';
 import { DescriptorOp } from '../core/journal/format.js';
 import { BARRIER, CELLS, offsetOf, sectorsOf, VOLUMES } from './model-drbd.js';
@@ -11,8 +12,7 @@ import { PlugQueue } from './model-output.js';
 import type { Packet } from './model-output.js';
 import { Owner } from './model-time.js';
 import type { ModelTime } from './model-time.js';
-
-const JOURNAL_BYTES = 3 << 20;
+import type { Weather } from './world.js';
 
 export const volumeBytes = (volume: number): number =>
   volume === BARRIER ? 8 * SECTOR_BYTES : CELLS * SECTOR_BYTES;
@@ -32,8 +32,18 @@ export interface HostFiles {
 export class Host {
   readonly name: string;
   readonly lvs: ModelDisk[];
-  readonly journalDisk = new ModelDisk(JOURNAL_BYTES);
+  readonly journalDisk: ModelDisk;
   isFormatted = false;
+  /** Its journal's disk was made to lie about flushes, and a power cut took something that was promised. */
+  get wasLiedTo(): boolean {
+    return this.isLiedTo && this.journalDisk.hasBrokenItsWord;
+  }
+
+  isLiedTo = false;
+  /** Why the journal could not be read. */
+  journalFault: string | null = null;
+  /** /var/lib has no room: nothing can be recorded. */
+  isStateFull = false;
   readonly files: HostFiles = {
     term: undefined,
     decision: undefined,
@@ -42,30 +52,55 @@ export class Host {
     gate: undefined,
     discarded: [],
   };
-  /** How fast its clock runs. */
+  /** How fast its clocks run. */
   clockRate = 1;
+  /** What its clock that never goes back showed at the beginning, and its wall clock. */
+  startedMs = 0;
+  wallMs = 0;
   owner: Owner;
   isUp = true;
   /** Up, and what is done at boot is not. */
   isBooting = false;
   guest: ModelGuest | null = null;
+  /** Of a guest that ended of itself and that xl still lists. */
+  ended: GuestEnd | null = null;
   /** Paused, as NAME--incoming. */
   hasCopy = false;
   readonly plug: PlugQueue;
   readonly lv: LvLower;
   readonly time: ModelTime;
+  readonly weather: Weather;
 
-  constructor(name: string, time: ModelTime, leave: (host: Host, packet: Packet) => void) {
+  constructor(
+    name: string,
+    time: ModelTime,
+    weather: Weather,
+    journalBytes: number,
+    leave: (host: Host, packet: Packet) => void,
+  ) {
     this.name = name;
     this.time = time;
+    this.weather = weather;
     this.owner = new Owner(name);
+    this.journalDisk = new ModelDisk(journalBytes);
     this.lvs = Array.from({ length: VOLUMES }, (_, volume) => new ModelDisk(volumeBytes(volume)));
     this.lv = new LvLower(this);
     this.plug = new PlugQueue(this, (packet) => leave(this, packet));
   }
 
   nowMs(): number {
-    return this.time.nowMs * this.clockRate;
+    return this.startedMs + this.time.nowMs * this.clockRate;
+  }
+
+  /** May be set to another time at any moment. */
+  wallClockMs(): number {
+    return Math.round(this.wallMs + this.time.nowMs * this.clockRate);
+  }
+
+  /** A process that wrote to its disks is gone. */
+  processKilled(): void {
+    this.journalDisk.killed(this.time);
+    for (const disk of this.lvs) disk.killed(this.time);
   }
 
   /** What is lost with the power; DRBD and connections are the world's. */
@@ -73,6 +108,7 @@ export class Host {
     this.isUp = false;
     this.owner.die('power-cut');
     this.guest = null;
+    this.ended = null;
     this.hasCopy = false;
     this.plug.drop();
     this.lv.powerCut();
@@ -105,7 +141,10 @@ export class LvLower implements Lower {
     const each = { block, bytes };
     this.#underWay.add(each);
     time.later(
-      time.random.between(0.1, time.random.chance(block.volume === BARRIER ? 0.2 : 0.05) ? 40 : 2),
+      time.random.between(
+        0.1,
+        time.random.chance(block.volume === BARRIER ? this.#host.weather.slowMarker : 0.05) ? 40 : 2,
+      ),
       owner,
       () => {
         this.#underWay.delete(each);
@@ -140,11 +179,19 @@ export class JournalLower implements Lower {
   readonly #journal: EpochJournal;
   readonly #owner: Owner;
   readonly #time: ModelTime;
+  readonly #onWritten: (block: Block, bytes: Buffer) => void;
 
-  constructor(journal: EpochJournal, owner: Owner, time: ModelTime) {
+  /** @param onWritten as the journal takes each write, in its order */
+  constructor(
+    journal: EpochJournal,
+    owner: Owner,
+    time: ModelTime,
+    onWritten: (block: Block, bytes: Buffer) => void,
+  ) {
     this.#journal = journal;
     this.#owner = owner;
     this.#time = time;
+    this.#onWritten = onWritten;
   }
 
   write(block: Block, bytes: Buffer, done: (isGood: boolean) => void): void {
@@ -158,6 +205,7 @@ export class JournalLower implements Lower {
         data: bytes,
         sink: {
           written: (_request, errno) => {
+            if (errno === null) this.#onWritten(block, bytes);
             this.#time.later(0.01, this.#owner, () => done(errno === null));
           },
         },

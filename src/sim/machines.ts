@@ -1,6 +1,6 @@
 /** The machines that a run is made of: the production ones, or one of them with a fault put in to see it found. */
 import { stepMarks } from '../core/netbuf/marks.js';
-import { nextRecoveryStep } from '../core/protect/recovery.js';
+import { nextRecoveryStep, winnerOf } from '../core/protect/recovery.js';
 import { receiverStep } from '../core/protect/receiver.js';
 import { senderStep } from '../core/protect/sender.js';
 
@@ -9,6 +9,7 @@ export interface Machines {
   receiverStep: typeof receiverStep;
   stepMarks: typeof stepMarks;
   nextRecoveryStep: typeof nextRecoveryStep;
+  winnerOf: typeof winnerOf;
   /** Effects whose act is left out although the machine is told that it was done. */
   skips: ReadonlySet<string>;
 }
@@ -18,5 +19,6 @@ export const productionMachines: Machines = {
   receiverStep,
   stepMarks,
   nextRecoveryStep,
+  winnerOf,
   skips: new Set(),
 };

@@ -46,7 +46,6 @@ for (let seed = first; sum.steps < steps && !failed; seed++) {
   sum.runs++;
   for (const key of ['steps', 'episodes', 'checkpoints', 'failovers', 'virtualMs'] as const)
     sum[key] += result[key];
-  if (result.cutShort !== null) print(`seed ${seed} was cut short: ${result.cutShort}`);
   if (result.violation === null) continue;
   failed = true;
   print(`seed ${seed}: ${result.violation.message}`);
@@ -66,7 +65,7 @@ print(
   `${coverage.inputs.size} pairs of phase and input, ${coverage.effects.size} effects; never crashed at: ${holes.length}`,
 );
 if (!values.trace) {
-  for (const counts of [coverage.inputs, coverage.effects, coverage.crashes]) {
+  for (const counts of [coverage.inputs, coverage.effects, coverage.crashes, coverage.outcomes]) {
     print('');
     for (const [key, count] of [...counts].sort(([a], [b]) => (a < b ? -1 : 1)))
       print(`${String(count).padStart(9)} ${key}`);

@@ -10,6 +10,8 @@ interface Unflushed {
   offset: number;
   bytes: Buffer;
   isDone: boolean;
+  /** A flush was said to be done for it. */
+  isPromised: boolean;
 }
 
 /** Share of writes and reads that take a step of their own. */
@@ -22,6 +24,12 @@ export class ModelDisk {
   #current: Buffer;
   #unflushed: Unflushed[] = [];
   failNext: 'write' | 'flush' | null = null;
+  /** A flush says that it is done, and nothing has become durable. */
+  lies = false;
+  /** A power cut has taken something for which a flush was said to be done. */
+  hasBrokenItsWord = false;
+  /** Every write fails: thinly provisioned, and its pool has no room. */
+  isFull = false;
 
   constructor(sizeBytes: number) {
     this.sizeBytes = sizeBytes;
@@ -50,10 +58,13 @@ export class ModelDisk {
     const { random } = time;
     const share = random.next();
     const whole = random.chance(0.5);
-    for (const { offset, bytes } of this.#unflushed) {
+    for (const { offset, bytes, isPromised } of this.#unflushed) {
       const isKept = random.chance(share);
       for (let at = 0; at < bytes.length; at += SECTOR_BYTES) {
-        if (whole ? !isKept : !random.chance(share)) continue;
+        if (whole ? !isKept : !random.chance(share)) {
+          this.hasBrokenItsWord ||= isPromised;
+          continue;
+        }
         bytes.copy(this.#durable, offset + at, at, Math.min(bytes.length, at + SECTOR_BYTES));
       }
     }
@@ -95,9 +106,10 @@ export class ModelDisk {
     const isSlow = (): boolean => time.random.chance(SLOW);
     const write = (pieces: readonly Uint8Array[], offset: number): Promise<void> | undefined => {
       time.hasPromises = true;
+      if (this.isFull) return later(() => fail('ENOSPC'));
       if (fails('write')) return later(() => fail('EIO'));
       const bytes = Buffer.concat(pieces);
-      const each: Unflushed = { offset, bytes, isDone: false };
+      const each: Unflushed = { offset, bytes, isDone: false, isPromised: false };
       this.#unflushed.push(each);
       const apply = (): void => {
         each.bytes.copy(this.#current, offset);
@@ -123,6 +135,10 @@ export class ModelDisk {
         const covered = new Set(this.#unflushed.filter(({ isDone }) => isDone));
         return later(() => {
           if (fails('flush')) fail('EIO');
+          if (this.lies) {
+            for (const each of covered) each.isPromised = true;
+            return;
+          }
           // What another flush has covered meanwhile is durable already, perhaps with something newer over it.
           const left: Unflushed[] = [];
           for (const each of this.#unflushed) {

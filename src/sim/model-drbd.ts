@@ -11,6 +11,7 @@ import type { RunningResource } from '../core/facts.js';
 import type { Host } from './host.js';
 import type { ModelConnection, ModelNetwork } from './model-network.js';
 import type { ModelTime } from './model-time.js';
+import type { Weather } from './world.js';
 
 export const DATA_VOLUMES = 2;
 export const BARRIER = 2;
@@ -100,12 +101,14 @@ export class ModelDrbd {
   readonly sides: readonly [DrbdSide, DrbdSide];
   readonly #time: ModelTime;
   readonly #network: ModelNetwork;
+  readonly #weather: Weather;
   /** For a fault put in: the handler is not there. */
   admitsResync = false;
   #connection: ModelConnection<Message> | null = null;
   #isConnecting = false;
 
-  constructor(time: ModelTime, network: ModelNetwork, hosts: readonly [Host, Host]) {
+  constructor(time: ModelTime, network: ModelNetwork, hosts: readonly [Host, Host], weather: Weather) {
+    this.#weather = weather;
     this.#time = time;
     this.#network = network;
     this.sides = [new DrbdSide(hosts[0]), new DrbdSide(hosts[1])];
@@ -207,6 +210,19 @@ export class ModelDrbd {
       side.wasPrimary = false;
     }
     this.#changed();
+    this.#connectSoon();
+  }
+
+  /** Nothing here counts any more: all of it comes from the peer. */
+  invalidate(side: DrbdSide): void {
+    side.disk = 'Inconsistent';
+    side.standAlone = false;
+    side.wroteAlone = false;
+    side.wasPrimary = false;
+    for (let volume = 0; volume < DATA_VOLUMES; volume++) {
+      for (let cell = 0; cell < CELLS; cell++) side.outOfSync.add(keyOf({ volume, cell }));
+    }
+    this.interrupt();
     this.#connectSoon();
   }
 
@@ -576,7 +592,7 @@ export class ModelDrbd {
     const { lower } = side;
     side.below++;
     this.#time.later(
-      this.#time.random.between(0, this.#time.random.chance(0.1) ? 20 : 1),
+      this.#time.random.between(0, this.#time.random.chance(this.#weather.overtaken) ? 20 : 1),
       side.host.owner,
       () => {
         lower?.write(block, bytes, (isGood) => {

@@ -122,7 +122,7 @@ export class ModelGuest {
 
   #think(): void {
     const { time } = this.host;
-    time.later(time.random.between(5, 45), this.owner, () => {
+    time.later(time.random.between(5, this.host.weather.thinkMs), this.owner, () => {
       if (!this.isSuspended && !this.isQuiet && time.nowMs >= this.#idleUntilMs) this.#operate();
       if (time.random.chance(0.03)) this.#idleUntilMs = time.nowMs + time.random.between(100, 400);
       this.#think();

@@ -8,9 +8,6 @@ import { Owner } from './model-time.js';
 import type { PipeItem, SenderProcess, Snapshot } from './sender-process.js';
 import type { Term, World } from './world.js';
 
-/** Share of checkpoints for which the pipe was not small in time. */
-const MISSED = 0.05;
-
 export class ModelXl {
   readonly owner: Owner;
   readonly #world: World;
@@ -41,10 +38,13 @@ export class ModelXl {
 
   #write(item: PipeItem, then: () => void): void {
     const { time } = this.#world;
+    if (this.#world.crashPoint('xl', item.kind, 'before', this.#host, this.owner)) return;
     if (!this.#sender.owner.alive) return;
     time.later(0, this.#sender.owner, () => {
       this.#sender.read(item, () => {
-        time.later(time.random.between(0.05, 1), this.owner, then);
+        time.later(time.random.between(0.05, 1), this.owner, () => {
+          if (!this.#world.crashPoint('xl', item.kind, 'after', this.#host, this.owner)) then();
+        });
       });
     });
   }
@@ -70,8 +70,15 @@ export class ModelXl {
     });
   }
 
+  #firstRound(count: number, then: () => void): void {
+    const { time, weather } = this.#world;
+    time.later(time.random.between(0, weather.firstRoundMs), this.owner, () =>
+      this.#pages(1, () => (count === 1 ? then() : this.#firstRound(count - 1, then))),
+    );
+  }
+
   #liveRound(): void {
-    this.#pages(4, () => {
+    this.#firstRound(5, () => {
       const { guest } = this.#host;
       if (guest === null) {
         this.owner.die('ended');
@@ -104,7 +111,7 @@ export class ModelXl {
       this.#finish(snapshot);
       return;
     }
-    const isHeld = !random.chance(MISSED);
+    const isHeld = !random.chance(this.#world.weather.missed);
     this.#write({ kind: 'begin', isHeld }, () =>
       this.#pages(1 + random.below(2), () => this.#finish(snapshot, !isHeld)),
     );

@@ -12,6 +12,7 @@ import type {
 import { senderStep } from '../core/protect/sender.js';
 import type { SenderEffect, SenderInput, SenderState, SenderStep } from '../core/protect/sender.js';
 import { stepMarks } from '../core/netbuf/marks.js';
+import { winnerOf } from '../core/protect/recovery.js';
 import { productionMachines } from './machines.js';
 import type { Machines } from './machines.js';
 import type { Guarantee } from './world.js';
@@ -40,6 +41,11 @@ const marks = (name: string, breaks: readonly Guarantee[], change: Machines['ste
   name,
   breaks,
   machines: { ...productionMachines, stepMarks: change },
+});
+const recovery = (name: string, breaks: readonly Guarantee[], change: Machines['winnerOf']): Mutation => ({
+  name,
+  breaks,
+  machines: { ...productionMachines, winnerOf: change },
 });
 const skip = (name: string, breaks: readonly Guarantee[], ...acts: string[]): Mutation => ({
   name,
@@ -101,7 +107,7 @@ export const MUTATIONS: readonly Mutation[] = [
       nowMs: input.nowMs,
     });
   }),
-  receiver('a lost claim is taken for a won one', ['two'], (state, input) =>
+  receiver('a lost claim is taken for a won one', ['two', 'progress'], (state, input) =>
     receiverStep(state, input.type === 'claimed' ? { ...input, decision: 'backup' } : input),
   ),
   receiver('the decision is not durable before its effects', ['two'], (state, input) => {
@@ -125,10 +131,25 @@ export const MUTATIONS: readonly Mutation[] = [
       { type: 'claimed', decision: 'backup', reason: input.reason, nowMs: input.nowMs },
     );
   }),
+  receiver('a guest that ended of itself is taken over', ['policy'], (state, input) =>
+    receiverStep(
+      state,
+      input.type === 'end' && input.guest !== null && state.phase === 'on'
+        ? { type: 'failover-asked', reason: input.reason, nowMs: input.nowMs }
+        : input,
+    ),
+  ),
+  recovery('started anew where the term was lost', ['lost', 'progress'], (hosts) => {
+    const winner = winnerOf(hosts);
+    return winner === undefined ? undefined : hosts.find((host) => host !== winner);
+  }),
+  skip('the journal answers flushes and does nothing', ['lost', 'atomic', 'disks', 'program'], 'flush'),
   skip('the journal is not discarded', ['atomic', 'disks'], 'discard'),
   skip('discarded blocks are not marked', ['disks'], 'mark-discarded'),
   skip('DRBD is not disconnected before the discard', ['atomic', 'progress'], 'disconnect'),
   skip('the journal is not rolled forward', ['disks', 'atomic', 'lost', 'progress'], 'roll-forward'),
+  skip('a sender that was late is not told that its session is over', ['progress'], 'leave-session'),
+  skip('the journal keeps no room for the disconnect', ['progress'], 'open-reserve'),
   skip('gives way and does not destroy the guest', ['two'], 'destroy'),
   skip(
     'a resync comes into an open session',
@@ -172,6 +193,50 @@ export const MUTATIONS: readonly Mutation[] = [
   sender('the term of an acknowledgement is not checked', ['output'], (state, input) =>
     senderStep(state, input.type === 'committed' ? { ...input, identity: state.options.identity } : input),
   ),
+  sender('the session of an acknowledgement is not checked', ['output'], (state, input) => {
+    const { session } = state.options.identity;
+    return senderStep(
+      state,
+      input.type === 'committed' ? { ...input, identity: { ...input.identity, session } } : input,
+    );
+  }),
+  sender('the epoch of an acknowledgement is not checked', ['output', 'program'], (state, input) => {
+    if (input.type !== 'committed' || state.phase === 'claiming') return senderStep(state, input);
+    const { epoch } = input;
+    return senderStep(
+      { ...state, lastCommitted: epoch - 1, lastSent: Math.max(state.lastSent, epoch) },
+      input,
+    );
+  }),
+  sender('the gate opens before the marker is written', ['atomic'], (state, input) => {
+    const { hold } = state;
+    return senderStep(
+      input.type === 'network-marked' && hold !== null
+        ? { ...state, hold: { ...hold, written: true } }
+        : state,
+      input,
+    );
+  }),
+  sender('the marker is written when the gate is open', ['atomic'], (state, input) => {
+    const { hold } = state;
+    const step = senderStep(
+      input.type === 'network-marked' && hold !== null
+        ? { ...state, hold: { ...hold, written: true } }
+        : state,
+      input,
+    );
+    const effects = step.effects.filter(({ type }) => type !== 'write-marker');
+    return withAlso({ ...step, effects }, (effect) =>
+      effect.type === 'read-on' && effect.epoch !== null
+        ? [{ type: 'write-marker', epoch: effect.epoch }]
+        : [],
+    );
+  }),
+  sender('a checkpoint that waits for a commit is never begun', ['progress'], (state, input) => {
+    if (input.type !== 'committed' || !state.waiting) return senderStep(state, input);
+    const step = senderStep({ ...state, waiting: false }, input);
+    return step.state.phase === 'holding' ? { ...step, state: { ...step.state, waiting: true } } : step;
+  }),
   sender('the gate opens before the network is marked', ['output'], (state, input) => {
     const { hold } = state;
     return senderStep(

@@ -3,7 +3,6 @@
  * `protect` do it: wait for what decides by itself, decide where only a person can, start a guest that runs nowhere,
  * and ask the production machine of recovery for the next step until protection can begin again.
  */
-import { winnerOf } from '../core/protect/recovery.js';
 import type { RecoveryHost, RecoveryStep } from '../core/protect/recovery.js';
 import type { Host } from './host.js';
 import { Owner } from './model-time.js';
@@ -16,7 +15,7 @@ function view(world: World, host: Host): RecoveryHost {
   const isActive = (owner: Owner | null | undefined): boolean => owner?.alive === true;
   const isPrimary = world.terms.at(-1)?.primary === host;
   const guests: { name: string }[] = [];
-  if (host.guest !== null) guests.push({ name: 'web' });
+  if (host.guest !== null || host.ended !== null) guests.push({ name: 'web' });
   if (host.hasCopy) guests.push({ name: 'web--incoming' });
   return {
     name: host.name,
@@ -60,6 +59,11 @@ export class Person {
     if (world.receiverCleanup?.alive === true) return 'the clean-up of the receiver';
     for (const host of hosts) {
       if (host.isBooting) return `${host.name} is starting`;
+      if (host.journalFault !== null) {
+        world.coverage.outcome('a lying flush was proven by the journal');
+        world.invalidate(host);
+        return `the journal of ${host.name} can't be read`;
+      }
       if (host.files.journalActive) return this.#decideJournal(host);
       if (!world.drbd.of(host).isUp) return `DRBD on ${host.name}`;
     }
@@ -74,8 +78,10 @@ export class Person {
         return 'marking what was discarded';
       }
     }
+    if (hosts.some(({ ended }) => ended !== null)) return 'the end of the guest is being seen to';
     if (!hosts.some(({ guest }) => guest !== null)) {
-      const winner = winnerOf(views)?.name ?? world.arbiter.winners.get(term.number) ?? term.primary.name;
+      const winner =
+        world.machines.winnerOf(views)?.name ?? world.arbiter.winners.get(term.number) ?? term.primary.name;
       const host = hosts.find(({ name }) => name === winner) ?? hosts[0];
       const error = world.coldStart(host);
       return error === null ? 'started' : `${host.name} can't start the guest: ${error}`;
@@ -160,7 +166,7 @@ export class Person {
     if (arbiter.kind !== 'operator' || arbiter.winners.has(term.number)) return;
     const asked = arbiter.asked.get(term.number);
     if (asked === undefined) return;
-    const isPrimaryThere = term.primary.guest !== null;
+    const isPrimaryThere = term.primary.guest !== null || term.primary.ended !== null;
     const canCopyStart = world.receiverOn(term.backup, term)?.state.phase === 'claiming';
     const toBackup = canCopyStart && (!isPrimaryThere || random.chance(0.5));
     const [winner, loser] = toBackup ? [term.backup, term.primary] : [term.primary, term.backup];

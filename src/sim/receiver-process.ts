@@ -16,9 +16,11 @@ import { tickMs } from '../core/protect/types.js';
 import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
 import { claimFrom } from './claiming.js';
 import type { Outcome } from './claiming.js';
+import { CommittedView } from './committed-view.js';
 import { JournalLower, volumeBytes } from './host.js';
 import type { Host } from './host.js';
 import { BARRIER, VOLUMES } from './model-drbd.js';
+import { decodeCell } from './model-guest.js';
 import type { Block } from './model-drbd.js';
 import type { End, ModelConnection } from './model-network.js';
 import { Owner } from './model-time.js';
@@ -29,13 +31,28 @@ export type ControlMessage =
   | { type: 'heartbeat' }
   | { type: 'committed'; identity: Identity; epoch: number }
   | { type: 'end'; reason: string; guest: GuestEnd | null }
-  | { type: 'ended'; decision: Decision; reason: string };
+  | { type: 'ended'; decision: Decision; reason: string }
+  | { type: 'undecided'; reason: string };
 
 export type BulkMessage =
   | { type: 'data'; epoch: number }
   | { type: 'checkpoint'; epoch: number; folded: boolean; snapshot: Snapshot };
 
+interface Waiting {
+  snapshot: Snapshot;
+  /** The commit that it waits for. */
+  needs: number;
+  /** Its memory is that of the commit; false where it lies between two. */
+  isExact: boolean;
+}
+
 type Asker = (decision: Decision | null, reason: string) => void;
+
+/** A journal that has been full for this long is given up, as by src/protect/backup-disks.ts. */
+const FULL_MS = 5_000;
+const NOTE_AGAIN_MS = 1_000;
+/** More than the modelled DRBD has under way. */
+const RESERVE_BYTES = 32 << 10;
 
 export const volumeSpecs = Array.from({ length: VOLUMES }, (_, volume) => ({
   name: String(volume),
@@ -49,6 +66,7 @@ export async function openJournal(
   owner: Owner,
   onMarker: (epoch: number) => void,
   onFailed: (reason: string) => void,
+  onFull: () => void = () => undefined,
 ): Promise<EpochJournal> {
   const { time } = host;
   const disk = host.journalDisk.open(time, owner);
@@ -62,21 +80,29 @@ export async function openJournal(
     });
     host.isFormatted = true;
   }
-  const journal: EpochJournal = await EpochJournal.open(disk, targets, volumeSpecs, {
+  let opened: EpochJournal | null = null;
+  const journal = await EpochJournal.open(disk, targets, volumeSpecs, {
     clock: {
-      nowMs: () => 1_000_000 + Math.round(time.nowMs),
+      nowMs: () => host.wallClockMs(),
       monotonicMs: () => time.nowMs,
       soon: (action) => time.later(0, owner, promising(host, action)),
       later: (action, delayMs) => time.later(delayMs, owner, promising(host, action)),
     },
     drain: { delayMs: 5, spanBytes: 64 << 10 },
+    reserveBytes: RESERVE_BYTES,
     onMarker: ({ epoch }) => owner.alive && onMarker(epoch),
     onChange: () => {
       const failure = opened?.failed ?? null;
       if (failure !== null && owner.alive) onFailed(failure.message);
+      const since = opened?.state().full?.sinceMs ?? null;
+      if (since === null) return;
+      onFull();
+      time.later(FULL_MS, owner, () => {
+        if (opened?.state().full?.sinceMs === since) onFailed(`it has been full for ${FULL_MS} ms`);
+      });
     },
   });
-  const opened: EpochJournal | null = journal;
+  opened = journal;
   return journal;
 }
 
@@ -94,12 +120,14 @@ export class ReceiverProcess {
   state: ReceiverState;
   readonly #world: World;
   #journal: EpochJournal | null = null;
+  #view: CommittedView | null = null;
   #isSwitched = false;
   isListening = false;
   wasBegun = false;
   #control: ModelConnection<ControlMessage> | null = null;
-  /** Of what waits for xl. */
-  #queue: BulkMessage[] = [];
+  /** Checkpoints that wait for xl. */
+  #queue: Waiting[] = [];
+  #hasFolded = false;
   #passes = 0;
   #isPumping = false;
   #lastMemory: number | null = null;
@@ -108,6 +136,8 @@ export class ReceiverProcess {
   /** The last whole checkpoint that xl was given. */
   applied: Snapshot | null = null;
   #askers: Asker[] = [];
+  /** It gave way, and there was no room to say so. */
+  #isUnrecorded = false;
   isDone = false;
 
   constructor(world: World, term: Term, options: ReceiverOptions) {
@@ -118,8 +148,7 @@ export class ReceiverProcess {
     this.state = newReceiver(options);
     this.owner.onDeath((death) => {
       if (death === 'power-cut') return;
-      this.host.journalDisk.killed(world.time);
-      for (const disk of this.host.lvs) disk.killed(world.time);
+      this.host.processKilled();
       // xl outlives it, and its input has ended.
       if (this.#hasCopy && !this.isDone) world.copyIsLeft(this.host, this.term, this.applied);
     });
@@ -142,14 +171,22 @@ export class ReceiverProcess {
     const journal = await openJournal(
       host,
       this.owner,
-      (epoch) => this.input({ type: 'marker', epoch, nowMs: host.nowMs() }),
+      (epoch) => {
+        this.#view?.closed(epoch);
+        this.input({ type: 'marker', epoch, nowMs: host.nowMs() });
+      },
       (reason) => this.input({ type: 'journal-failed', reason, nowMs: host.nowMs() }),
+      () => this.#world.coverage.outcome('the journal was full'),
     );
     if (!this.owner.alive) return;
     this.#journal = journal;
     host.files.journalActive = true;
-    this.#world.drbd.exchange(side, new JournalLower(journal, this.owner, this.#world.time), () => {
+    const lower = new JournalLower(journal, this.owner, this.#world.time, (block, bytes) => {
+      this.#view?.written(block, decodeCell(bytes), journal.state().mode === 'through');
+    });
+    this.#world.drbd.exchange(side, lower, () => {
       if (!this.owner.alive) return;
+      this.#view = new CommittedView((block) => this.#world.peek(host, block));
       this.#isSwitched = true;
       host.files.gate = 'shut';
       const watch = (): void => {
@@ -171,8 +208,7 @@ export class ReceiverProcess {
       onMessage: (message) => {
         const nowMs = this.host.nowMs();
         this.input({ type: 'heard', nowMs });
-        if (message.type === 'end')
-          this.input({ type: 'end', reason: message.reason, guest: message.guest, nowMs });
+        if (message.type === 'end') this.#ended(message.reason, message.guest, nowMs);
       },
       onLost: (reason, peerLives) => this.#linkLost(reason, peerLives),
     };
@@ -190,7 +226,14 @@ export class ReceiverProcess {
         const counts = folded ? 'folded' : epoch === this.#lastMemory ? 'before' : epoch;
         if (!folded) this.#lastMemory = epoch;
         if (typeof counts === 'number') this.#snapshots.set(counts, snapshot);
-        this.#queue.push(message);
+        // One that is folded into the next epoch may come only together with that, and so may what follows it.
+        this.#hasFolded = folded || (counts === 'before' && this.#hasFolded);
+        this.#queue.push({
+          snapshot,
+          needs: this.#hasFolded ? epoch + 1 : epoch,
+          // The live round is of no epoch, and nothing may start from it.
+          isExact: !this.#hasFolded && epoch > 0,
+        });
         this.#pump();
         this.input({ type: 'memory', counts, nowMs });
       },
@@ -249,6 +292,16 @@ export class ReceiverProcess {
     }
   }
 
+  #ended(reason: string, guest: GuestEnd | null, nowMs: number): void {
+    const { phase, options } = this.state;
+    const isTaken = phase === 'live' || phase === 'on';
+    // What was on its way before, as a claim, may still have another end.
+    if (guest !== null && isTaken && !(guest === 'crash' && options.onCrash === 'failover')) {
+      this.term.endedForGood = true;
+    }
+    this.input({ type: 'end', reason, guest, nowMs });
+  }
+
   #linkLost(reason: string, peerLives: boolean): void {
     this.input({ type: 'link-lost', reason, peerLives, nowMs: this.host.nowMs() });
   }
@@ -272,9 +325,15 @@ export class ReceiverProcess {
     const { time } = this.#world;
     time.later(time.random.between(0.1, time.random.chance(0.03) ? 80 : 2), this.owner, () => {
       this.#isPumping = false;
-      if (this.#hasCopy && item.type === 'checkpoint') this.applied = item.snapshot;
+      if (this.#hasCopy) this.#apply(item);
       this.#pump();
     });
+  }
+
+  /** xl has a whole checkpoint: from here on the copy would start with it. */
+  #apply({ snapshot, needs, isExact }: Waiting): void {
+    this.applied = snapshot;
+    this.#world.copyIsAt(needs, isExact ? snapshot : null, this.#view?.at(needs) ?? null);
   }
 
   #act(
@@ -345,7 +404,9 @@ export class ReceiverProcess {
             }
             this.#wait(journal.commit(effect.epoch), (error) => {
               if (error === null) {
-                world.committed(this.term, effect.epoch, this.#snapshots.get(effect.epoch) ?? null);
+                this.#view?.committed(effect.epoch);
+                const disks = this.#view?.at(effect.epoch) ?? null;
+                world.committed(this.term, effect.epoch, this.#snapshots.get(effect.epoch) ?? null, disks);
                 this.#snapshots.delete(effect.epoch - 4);
               }
               done(error);
@@ -395,7 +456,7 @@ export class ReceiverProcess {
                 this.term,
                 host,
                 this.owner,
-                () => !this.owner.alive,
+                () => !this.owner.alive || this.state.decision !== null,
                 (reason) => this.input({ type: 'undecided', reason, mayHaveWon, nowMs: nowMs() }),
                 (decided) => {
                   outcome = decided;
@@ -403,7 +464,7 @@ export class ReceiverProcess {
                 },
               );
             if (!mayHaveWon) ask();
-            else this.#durably(() => (host.files.claimAsked = this.term.number), ask);
+            else this.#noteClaim(ask);
           },
           () => {
             if (outcome !== null) this.input({ type: 'claimed', ...outcome, nowMs: nowMs() });
@@ -411,6 +472,17 @@ export class ReceiverProcess {
         );
         return;
       }
+      case 'leave-session':
+        this.#act(
+          'leave-session',
+          (done) => {
+            if (!world.machines.skips.has('leave-session'))
+              this.#control?.send(1, { type: 'undecided', reason: effect.reason });
+            done(null);
+          },
+          () => undefined,
+        );
+        return;
       case 'decide':
         this.#act(
           'decide',
@@ -463,9 +535,37 @@ export class ReceiverProcess {
     });
   }
 
+  /** Nobody is asked before it is noted, and nothing is agreed with the primary after that. */
+  #noteClaim(ask: () => void, isFirst = true): void {
+    const { host } = this;
+    const say = (reason: string, mayHaveWon: boolean): void =>
+      this.input({ type: 'undecided', reason, mayHaveWon, nowMs: host.nowMs() });
+    if (this.state.decision !== null) return;
+    if (!host.isStateFull) {
+      this.#durably(
+        () => (host.files.claimAsked = this.term.number),
+        () => {
+          if (this.state.decision !== null) return;
+          if (!isFirst) say('the arbiter is being asked', true);
+          ask();
+        },
+      );
+      return;
+    }
+    say('nobody is asked before it is noted', false);
+    this.#world.time.later(NOTE_AGAIN_MS, this.owner, () => this.#noteClaim(ask, false));
+  }
+
+  /** Who gives way needs no record: without one, giving way is what a later process does. */
   #record(decision: Decision, done: () => void): void {
-    const { files } = this.host;
+    const { files, isStateFull } = this.host;
     const { number } = this.term;
+    if (isStateFull) {
+      this.#isUnrecorded = decision === 'primary';
+      if (decision === 'primary') done();
+      else this.#world.time.later(NOTE_AGAIN_MS, this.owner, () => this.#record(decision, done));
+      return;
+    }
     this.#durably(
       () => {
         if (files.decision?.term !== number) {
@@ -488,7 +588,7 @@ export class ReceiverProcess {
     const side = drbd.of(host);
     const outcome = this.state.phase === 'failing-over' ? 'discard' : 'roll-forward';
     const { decision } = host.files;
-    if (decision?.term !== this.term.number || decision.outcome !== outcome) {
+    if ((decision?.term !== this.term.number || decision.outcome !== outcome) && !this.#isUnrecorded) {
       world.violation('two', `${step} was begun, and what is recorded is ${decision?.outcome ?? 'nothing'}`);
     }
     if (world.takesFault()) {
@@ -503,8 +603,8 @@ export class ReceiverProcess {
     if (journal === null) throw new Error('no journal');
     switch (step) {
       case 'disconnect':
-        // DRBD waits for its writes, and those for room that only the discard would make: see `cutShort`.
-        if (journal.state().full !== null) world.cutShort = 'the journal is full at the failover';
+        // DRBD waits for its writes, and those for room in the journal.
+        if (!world.machines.skips.has('open-reserve')) journal.openReserve();
         time.later(time.random.between(1, 100), this.owner, () => drbd.disconnect(side, () => done(null)));
         return;
       case 'discard':

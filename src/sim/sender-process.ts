@@ -89,20 +89,27 @@ export class SenderProcess {
     this.input({ type: 'stop', reason, nowMs: this.host.nowMs() });
   }
 
-  /** An acknowledgement that is not of this session, or of another epoch. */
-  strayAcknowledgement(): void {
+  /**
+   * An acknowledgement that no receiver of this session would send now: of another term, of another session, of an
+   * epoch behind the one that is due, or one that was there before.
+   */
+  strayAcknowledgement(kind: 'term' | 'session' | 'ahead' | 'again'): void {
     const { identity } = this.state.options;
-    const nowMs = this.host.nowMs();
-    if (this.state.phase !== 'running' && this.state.phase !== 'holding') return;
-    if (this.state.lastSent === this.state.lastCommitted) {
-      this.#world.time.later(1, this.owner, () => this.strayAcknowledgement());
+    const { phase, lastSent, lastCommitted } = this.state;
+    if (phase !== 'running' && phase !== 'holding') return;
+    // Where it could do harm: for something that was sent and is not committed.
+    if (lastSent - lastCommitted < (kind === 'ahead' ? 2 : 1) || lastCommitted === 0) {
+      this.#world.time.later(5, this.owner, () => this.strayAcknowledgement(kind));
       return;
     }
-    const next = this.state.lastCommitted + 1;
-    if (this.#world.random.chance(0.5)) {
-      const term = identity.term - 1;
-      this.input({ type: 'committed', identity: { ...identity, term }, epoch: next, nowMs });
-    } else this.input({ type: 'committed', identity, epoch: next + 1, nowMs });
+    const stray = {
+      term: { identity: { ...identity, term: identity.term - 1 }, epoch: lastCommitted + 1 },
+      session: { identity: { ...identity, session: 'f'.repeat(32) }, epoch: lastCommitted + 1 },
+      ahead: { identity, epoch: lastSent },
+      again: { identity, epoch: lastCommitted },
+    }[kind];
+    this.#world.say(`an acknowledgement of epoch ${stray.epoch} that is not due (${kind})`);
+    this.input({ type: 'committed', ...stray, nowMs: this.host.nowMs() });
   }
 
   failNetwork(): void {
@@ -158,10 +165,10 @@ export class SenderProcess {
   streamEnded(): void {
     if (this.state.phase === 'decided') return;
     this.#world.time.later(this.#world.time.random.between(1, 300), this.owner, () => {
-      const guest: GuestEnd | null = this.host.guest === null ? 'gone' : null;
+      const guest: GuestEnd | null = this.host.guest === null ? (this.host.ended ?? 'gone') : null;
       this.input({
         type: 'stream-ended',
-        reason: 'xl has ended its stream',
+        reason: guest === null ? 'xl has ended its stream' : `the guest ended: ${guest}`,
         guest,
         nowMs: this.host.nowMs(),
       });
@@ -210,7 +217,8 @@ export class SenderProcess {
             this.input({ type: 'heard', nowMs });
             if (message.type === 'committed') {
               this.input({ type: 'committed', identity: message.identity, epoch: message.epoch, nowMs });
-            } else if (message.type === 'ended') {
+            } else if (message.type === 'undecided') lost(message.reason);
+            else if (message.type === 'ended') {
               isOver = true;
               this.input({
                 type: 'receiver-ended',

@@ -2,7 +2,7 @@
  * One simulated pair: two hosts, their network and arbiter, one guest, and what must hold after every step. The
  * world knows everything, so it can say of each packet and of each start of a copy whether it was right.
  */
-import type { Decision } from '../core/protect/types.js';
+import type { Decision, GuestEnd } from '../core/protect/types.js';
 import { Coverage } from './coverage.js';
 import { Host } from './host.js';
 import type { Machines } from './machines.js';
@@ -33,10 +33,33 @@ import type { Outcome } from './claiming.js';
 
 export const FAIL_AFTER_MS = 1_000;
 const IN_FLIGHT_MAX = 3;
+const JOURNAL_BYTES = 3 << 20;
+/** The smallest that a journal can be: it is full when a second or two go by without a commit. */
+const SMALL_JOURNAL_BYTES = 300 << 10;
 /** A few seconds: within this status says that the guest is not protected. */
 const SILENT_MS = 5_000;
 
-export type Guarantee = 'atomic' | 'output' | 'two' | 'lost' | 'silent' | 'disks' | 'progress' | 'program';
+/** What a run can break: DESIGN's five guarantees, that all ends well, that policy is kept, that nothing throws. */
+export const GUARANTEES = [
+  'atomic',
+  'output',
+  'two',
+  'lost',
+  'disks',
+  'silent',
+  'progress',
+  'policy',
+  'program',
+] as const;
+export type Guarantee = (typeof GUARANTEES)[number];
+
+const ANSWER_MS = 30_000;
+
+/** What a journal or a disk says when a request failed. */
+const DISK_ERRORS = new Set(['EIO', 'ENOSPC', 'failed', 'closed']);
+
+/** What a process that has died waits for. */
+const NEVER = new Promise<never>(() => undefined);
 
 export class Violation extends Error {
   readonly guarantee: Guarantee;
@@ -62,12 +85,28 @@ export interface Term {
   committedAtMs: number;
   primaryOpened: boolean;
   backupStarted: boolean;
+  /** The backup was told that the guest had ended of itself, and is not to go on with it. */
+  endedForGood: boolean;
+}
+
+/** What one seed is like throughout, so that what needs slowness or haste is met often by some. */
+export interface Weather {
+  /** Chance that a write to the barrier volume takes long on the primary. */
+  slowMarker: number;
+  /** Chance that a write takes long below DRBD on the backup, so that others overtake it. */
+  overtaken: number;
+  /** Chance that the pipe is not small in time for a checkpoint. */
+  missed: number;
+  /** Longest time between two operations of the guest. */
+  thinkMs: number;
+  /** Longest time between two pieces of the first round of memory, while which nothing is committed. */
+  firstRoundMs: number;
 }
 
 export interface CrashPlan {
-  role: 'sender' | 'receiver';
+  role: string;
   effect: string;
-  when: 'before' | 'after';
+  when: string;
   /** Of the times that it comes by. */
   skip: number;
   what: 'kill' | 'power-cut';
@@ -89,6 +128,7 @@ export class World {
   readonly machines: Machines;
   readonly coverage = new Coverage();
   readonly intervalMs: number;
+  readonly weather: Weather;
   readonly terms: Term[] = [];
   /** Highest number that left any host. */
   left = 0;
@@ -107,10 +147,10 @@ export class World {
   cleanup: Owner | null = null;
   receiver: ReceiverProcess | null = null;
   receiverCleanup: Owner | null = null;
+  /** What the clean-up of a receiver that died says to a primary that asks, and how long it waits for it. */
+  #answer: { term: number; decision: Decision; owner: Owner; untilMs: number } | null = null;
   isHealing = false;
   found: Violation | null = null;
-  /** Why this run says no more, without anything being wrong. */
-  cutShort: string | null = null;
   #lastTickMs = 0;
   #goesOnMs = 0;
   /** Lines for people who look into a seed. */
@@ -123,12 +163,26 @@ export class World {
     this.network = new ModelNetwork(this.time);
     this.arbiter = new ModelArbiter(arbiter, this.network);
     const leave = (host: Host, packet: Packet): void => this.#leave(host, packet);
-    this.hosts = [new Host('alpha', this.time, leave), new Host('beta', this.time, leave)];
-    for (const host of this.hosts) host.clockRate = random.chance(0.3) ? random.between(0.95, 1.05) : 1;
-    this.drbd = new ModelDrbd(this.time, this.network, this.hosts);
+    this.weather = {
+      slowMarker: random.pick([0.1, 0.2, 0.5]),
+      overtaken: random.pick([0.1, 0.1, 0.4]),
+      missed: random.pick([0.05, 0.05, 0.2]),
+      thinkMs: random.pick([45, 45, 15]),
+      firstRoundMs: random.pick([1, 1, 1_500]),
+    };
+    const journalBytes = random.chance(0.2) ? SMALL_JOURNAL_BYTES : JOURNAL_BYTES;
+    const host = (name: string): Host => new Host(name, this.time, this.weather, journalBytes, leave);
+    this.hosts = [host('alpha'), host('beta')];
+    for (const each of this.hosts) {
+      each.clockRate = random.chance(0.3) ? random.between(0.95, 1.05) : 1;
+      each.startedMs = random.between(0, 1e9);
+      each.wallMs = random.between(1e12, 2e12);
+    }
+    this.drbd = new ModelDrbd(this.time, this.network, this.hosts, this.weather);
     this.drbd.admitsResync = machines.skips.has('before-resync-target');
     this.intervalMs = random.pick([25, 50, 100]);
-    for (const host of this.hosts) this.drbd.bringUp(this.drbd.of(host), host.lv);
+    for (const { journalDisk } of this.hosts) journalDisk.lies = machines.skips.has('flush');
+    for (const each of this.hosts) this.drbd.bringUp(this.drbd.of(each), each.lv);
     const [alpha] = this.hosts;
     this.drbd.promote(this.drbd.of(alpha));
     this.drbd.of(alpha).wroteAlone = false;
@@ -159,9 +213,13 @@ export class World {
     this.say(`VIOLATION ${guarantee}: ${message}`);
   }
 
+  /** A process ends by an error: of its disks, or of its own. */
   programError(error: unknown, owner: Owner): void {
     if (!owner.alive) return;
     this.say(`${owner.name}: ${(error as Error).message}`);
+    const { code } = error as { code?: unknown };
+    const isOfDisk = typeof code === 'string' && DISK_ERRORS.has(code);
+    if (!isOfDisk) this.violation('program', `${owner.name}: ${(error as Error).stack ?? ''}`);
     owner.die('killed');
   }
 
@@ -205,11 +263,19 @@ export class World {
     plan.then(this);
   }
 
-  committed(term: Term, epoch: number, snapshot: Snapshot | null): void {
-    if (snapshot === null) {
+  /** @param disks as they would be if the guest were taken over now */
+  committed(
+    term: Term,
+    epoch: number,
+    snapshot: Snapshot | null,
+    disks: ((block: Block) => number) | null,
+  ): void {
+    if (snapshot === null || disks === null) {
       this.violation('atomic', `epoch ${epoch} was committed without its memory`);
       return;
     }
+    const differs = disagreement(snapshot.memory, disks);
+    if (differs !== null) this.violation('atomic', `commit ${epoch}: ${differs}`);
     this.checkpoints++;
     if (term.committed === 0 && term.leftSnapshot > snapshot.ordinal && !term.primaryOpened) {
       this.violation(
@@ -221,6 +287,16 @@ export class World {
     term.committed = snapshot.ordinal;
     if (isFirst) this.moment('the first commit');
     term.committedAtMs = this.time.nowMs;
+  }
+
+  /** @param snapshot null where its memory is between two epochs */
+  copyIsAt(epoch: number, snapshot: Snapshot | null, disks: ((block: Block) => number) | null): void {
+    if (disks === null) {
+      this.violation('atomic', `the copy was given checkpoint ${epoch}, and it is not committed`);
+      return;
+    }
+    const differs = snapshot === null ? null : disagreement(snapshot.memory, disks);
+    if (differs !== null) this.violation('atomic', `the copy at checkpoint ${epoch}: ${differs}`);
   }
 
   checkProtection(sender: SenderProcess, protection: string): void {
@@ -259,6 +335,8 @@ export class World {
       `the copy starts on ${host.name} from snapshot ${snapshot.ordinal}, count ${snapshot.memory.done}`,
     );
     term.backupStarted = true;
+    if (term.endedForGood)
+      this.violation('policy', 'the guest had ended of itself, and the copy was started');
     if (term.primaryOpened) this.violation('two', `the copy was started, and the primary's output is open`);
     if (snapshot.memory.done < this.left) {
       this.violation('lost', `the copy has count ${snapshot.memory.done}, and ${this.left} was seen outside`);
@@ -303,7 +381,8 @@ export class World {
     return null;
   }
 
-  compareDisks(): void {
+  /** @returns where the two hosts' disks are not the same, in words */
+  diskDifference(): string | null {
     const [one, other] = this.hosts;
     for (let volume = 0; volume < 2; volume++) {
       const [here, there] = [one.lvs[volume], other.lvs[volume]];
@@ -312,25 +391,29 @@ export class World {
       for (let at = 0; at < size; at += 512) {
         if (here.view(at, 512).equals(there.view(at, 512))) continue;
         const values = [here, there].map((disk) => decodeCell(disk.view(at, 512)));
-        this.violation(
-          'disks',
-          `disk ${volume} sector ${at / 512} has ${values.join(' and ')} after the resync`,
-        );
-        return;
+        return `disk ${volume} sector ${at / 512} has ${values.join(' and ')} after the resync`;
       }
     }
+    return null;
+  }
+
+  /** All of a host's disks are taken from the other one: `drbdadm invalidate`, with a new journal. */
+  invalidate(host: Host): void {
+    this.say(`the disks of ${host.name} are taken from its peer as a whole`);
+    host.isFormatted = false;
+    host.journalFault = null;
+    host.isLiedTo = false;
+    host.journalDisk.hasBrokenItsWord = false;
+    host.files.journalActive = false;
+    const side = this.drbd.of(host);
+    if (!side.isUp) this.drbd.bringUp(side, host.lv);
+    this.drbd.invalidate(side);
   }
 
   // --- faults
 
   /** @returns whether the process is dead now */
-  crashPoint(
-    role: CrashPlan['role'],
-    effect: string,
-    when: 'before' | 'after',
-    host: Host,
-    owner: Owner,
-  ): boolean {
+  crashPoint(role: string, effect: string, when: 'before' | 'after', host: Host, owner: Owner): boolean {
     if (when === 'before') this.coverage.effect(role, effect);
     const plan = this.crashPlan;
     if (plan === null || plan.role !== role || plan.effect !== effect || plan.when !== when) return false;
@@ -347,14 +430,34 @@ export class World {
     this.xl?.die('killed');
   }
 
-  /** The guest powers off. */
-  guestEnds(): void {
-    const { guest } = this.term.primary;
+  /** The guest ends of itself. `gone`: something has removed it, as `xl destroy` does. */
+  guestEnds(how: GuestEnd): void {
+    const { primary } = this.term;
+    const { guest } = primary;
     if (guest === null || guest.isSuspended) return;
-    this.say('the guest powers off');
+    this.say(`the guest ends: ${how}`);
     guest.owner.die('ended');
-    this.term.primary.guest = null;
-    this.drbd.demote(this.drbd.of(this.term.primary));
+    primary.guest = null;
+    if (how === 'gone') {
+      this.drbd.demote(this.drbd.of(primary));
+      return;
+    }
+    primary.ended = how;
+    // While it is protected the sender sees it, and its clean-up has it watched.
+    if (this.senderUnit?.alive !== true && this.cleanup?.alive !== true) this.watchGuest(primary);
+  }
+
+  /** `remus-watch`, once protection is over: what is left of the guest goes, and where it reboots it is started anew. */
+  watchGuest(host: Host): void {
+    const { ended } = host;
+    if (ended === null) return;
+    this.time.later(this.random.between(5, 200), host.owner, () => {
+      host.ended = null;
+      this.drbd.demote(this.drbd.of(host));
+      if (ended !== 'reboot') return;
+      const error = this.coldStart(host);
+      this.say(`the guest reboots on ${host.name}: ${error ?? 'it runs'}`);
+    });
   }
 
   /** When everything that was stopped goes on. */
@@ -364,6 +467,10 @@ export class World {
       this.senderUnit,
       this.sender?.owner,
       this.receiver?.owner,
+      this.xl,
+      this.cleanup,
+      this.receiverCleanup,
+      ...this.hosts.map(({ guest }) => guest?.owner),
     ];
     return Math.max(0, ...owners.map((owner) => (owner?.alive === true ? owner.pausedUntilMs : 0)));
   }
@@ -406,6 +513,7 @@ export class World {
       committedAtMs: this.time.nowMs,
       primaryOpened: false,
       backupStarted: false,
+      endedForGood: false,
     };
     this.terms.push(term);
     this.say(`term ${number} from ${primary.name} to ${backup.name}`);
@@ -417,7 +525,7 @@ export class World {
     }
     this.receiver = new ReceiverProcess(this, term, {
       failAfterMs: FAIL_AFTER_MS,
-      onCrash: 'stop',
+      onCrash: this.random.pick(['stop', 'failover']),
       disk: true,
       attemptsMax: 3,
     });
@@ -484,29 +592,46 @@ export class World {
     const owner = new Owner('sender-cleanup', host.owner);
     this.cleanup = owner;
     owner.onDeath((death) => {
-      // Whoever is there runs it again.
+      // Whoever is there runs it again; it goes by the last order.
       if (death === 'killed') {
-        this.time.later(this.random.between(500, 3000), host.owner, () => this.#cleanSender(term));
+        this.time.later(this.random.between(500, 3000), host.owner, () => {
+          if (this.term === term) this.#cleanSender(term);
+        });
       }
     });
+    const act = (name: string, work: (done: () => void) => void, then: () => void): void => {
+      const dies = (when: 'before' | 'after'): boolean =>
+        this.crashPoint('sender-cleanup', name, when, host, owner);
+      if (!dies('before')) work(() => owner.alive && !dies('after') && then());
+    };
     const finish = ({ decision, reason }: Outcome): void => {
       this.say(`sender-cleanup: ${decision}: ${reason}`);
-      const end = (): void => this.recordPrimary(term, decision, owner, () => owner.die('ended'));
+      const end = (): void =>
+        act(
+          'record',
+          (done) => this.recordPrimary(term, decision, owner, done),
+          () => owner.die('ended'),
+        );
       if (decision === 'backup') {
-        if (this.machines.skips.has('destroy')) end();
-        else
-          this.destroyGuest(host, owner, () => {
-            host.plug.drop();
-            end();
-          });
+        const destroy = (done: () => void): void => {
+          if (this.machines.skips.has('destroy')) done();
+          else this.destroyGuest(host, owner, done);
+        };
+        act('destroy', destroy, () => {
+          host.plug.drop();
+          end();
+        });
         return;
       }
-      this.time.later(this.random.between(1, 100), owner, () => {
-        this.primaryOpened(term);
-        host.plug.open();
-        host.guest?.resume();
-        end();
-      });
+      const open = (done: () => void): void =>
+        this.time.later(this.random.between(1, 100), owner, () => {
+          this.primaryOpened(term);
+          host.plug.open();
+          host.guest?.resume();
+          this.watchGuest(host);
+          done();
+        });
+      act('open', open, end);
     };
     this.time.later(this.random.between(5, 300), owner, () => {
       const { term: record } = host.files;
@@ -515,7 +640,25 @@ export class World {
           decision: record.outcome === 'lost' ? 'backup' : 'primary',
           reason: 'the sender ended in order',
         });
-      } else decideForPrimary(this, term, owner, 'the sender died', () => undefined, finish);
+      } else {
+        let outcome: Outcome | null = null;
+        act(
+          'decide',
+          (done) =>
+            decideForPrimary(
+              this,
+              term,
+              owner,
+              'the sender died',
+              () => undefined,
+              (decided) => {
+                outcome = decided;
+                done();
+              },
+            ),
+          () => outcome !== null && finish(outcome),
+        );
+      }
     });
   }
 
@@ -547,14 +690,19 @@ export class World {
     }
     const owner = new Owner('receiver-cleanup', host.owner);
     this.receiverCleanup = owner;
+    owner.onDeath((death) => {
+      if (death === 'killed') host.processKilled();
+    });
     this.time.hasPromises = true;
-    this.#recoverJournal(host, owner).then(
+    this.#recoverJournal(host, owner, isBoot).then(
       (isDone) => {
         if (!owner.alive) return;
         if (isDone) {
           up();
           if (!isBoot && host.files.discarded.length > 0) {
-            this.markNoted(host, owner, () => owner.die('ended'));
+            const dies = (when: 'before' | 'after'): boolean =>
+              this.crashPoint('receiver-cleanup', 'mark', when, host, owner);
+            if (!dies('before')) this.markNoted(host, owner, () => !dies('after') && owner.die('ended'));
             return;
           }
         }
@@ -565,33 +713,54 @@ export class World {
   }
 
   /** @returns false where a person has to decide */
-  async #recoverJournal(host: Host, owner: Owner): Promise<boolean> {
+  async #recoverJournal(host: Host, owner: Owner, isBoot: boolean): Promise<boolean> {
     const { files } = host;
-    const journal = await openJournal(
-      host,
-      owner,
-      () => undefined,
-      () => undefined,
+    const act = async <T>(name: string, work: () => Promise<T>): Promise<T> => {
+      if (this.crashPoint('receiver-cleanup', name, 'before', host, owner)) return NEVER;
+      const result = await work();
+      if (!owner.alive || this.crashPoint('receiver-cleanup', name, 'after', host, owner)) return NEVER;
+      return result;
+    };
+    const journal = await act('open', () =>
+      openJournal(
+        host,
+        owner,
+        () => undefined,
+        () => undefined,
+      ).catch((error: unknown) => this.#unreadable(host, error)),
     );
+    if (journal === null) return false;
     const { undecided, term } = journal.state();
     if (undecided) {
       if (files.decision?.term !== term) {
         if (files.claimAsked === term) return false;
-        files.decision = { term, outcome: 'roll-forward' };
+        await act('decide', () => {
+          files.decision = { term, outcome: 'roll-forward' };
+          return Promise.resolve();
+        });
       }
-      this.say(`journal of ${host.name}: ${files.decision.outcome}`);
-      if (files.decision.outcome === 'discard') await journal.discard();
-      else await journal.rollForward();
+      const outcome = files.decision?.outcome;
+      this.say(`journal of ${host.name}: ${outcome}`);
+      await act('end', async () => {
+        if (outcome === 'discard') await journal.discard();
+        else await journal.rollForward();
+      });
     }
-    await journal.drained();
+    if (!isBoot && files.decision?.term === term) {
+      const decision = files.decision.outcome === 'discard' ? 'backup' : 'primary';
+      this.#answer = { term, decision, owner: host.owner, untilMs: this.time.nowMs + ANSWER_MS };
+    }
+    await act('drain', () => journal.drained());
     const discarded = await journal.discarded();
     if (discarded !== null) {
-      for (const { volume, offsetBytes, lengthBytes } of discarded.ranges) {
-        files.discarded.push(...blocksOf(Number(volume), offsetBytes, lengthBytes));
-      }
-      await journal.discardMarked();
+      await act('note', async () => {
+        for (const { volume, offsetBytes, lengthBytes } of discarded.ranges) {
+          files.discarded.push(...blocksOf(Number(volume), offsetBytes, lengthBytes));
+        }
+        await journal.discardMarked();
+      });
     }
-    await journal.close();
+    await act('close', () => journal.close());
     // The receiver may have died between its two records: the decision and the end of the term.
     if (files.decision?.term === term && files.term?.term === term && files.term.phase !== 'ended') {
       const outcome = files.decision.outcome === 'discard' ? 'won' : 'lost';
@@ -599,6 +768,15 @@ export class World {
     }
     files.journalActive = false;
     return true;
+  }
+
+  /** A journal that says itself that something is missing. DRBD stays down until a person has seen to it. */
+  #unreadable(host: Host, error: unknown): null {
+    if ((error as { code?: unknown }).code !== 'corrupt') throw error;
+    host.journalFault = (error as Error).message;
+    this.say(`the journal of ${host.name} is not readable: ${host.journalFault}`);
+    if (!host.wasLiedTo) this.violation('program', `no disk has lied: ${host.journalFault}`);
+    return null;
   }
 
   /** Marks what a recovery without a copy has dropped. */
@@ -641,13 +819,20 @@ export class World {
       : null;
   }
 
+  answerWithoutCopy(term: Term): Decision | null {
+    const answer = this.#answer;
+    if (answer === null || answer.term !== term.number || !answer.owner.alive) return null;
+    return this.time.nowMs < answer.untilMs ? answer.decision : null;
+  }
+
   recordPrimary(term: Term, decision: Decision, owner: Owner, done: () => void): void {
     const { files } = term.primary;
     if (decision === 'backup' && term.primary.guest !== null) {
       this.violation('two', `${term.primary.name} has given way, and its guest is there`);
     }
     this.time.later(this.random.between(0.5, 10), owner, () => {
-      if (files.term?.term === term.number) {
+      // Where there is no room it goes on all the same: who decided has its own record.
+      if (files.term?.term === term.number && !term.primary.isStateFull) {
         files.term = { ...files.term, phase: 'ended', outcome: decision === 'primary' ? 'won' : 'lost' };
       }
       this.time.later(0.1, owner, done);
@@ -659,6 +844,7 @@ export class World {
       this.say(`the guest on ${host.name} is destroyed`);
       host.guest?.owner.die('killed');
       host.guest = null;
+      host.ended = null;
       this.drbd.demote(this.drbd.of(host));
       done();
     });
