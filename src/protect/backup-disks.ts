@@ -12,6 +12,7 @@ import { randomBytes } from 'node:crypto';
 import { constants, existsSync } from 'node:fs';
 import { mkdir, open, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { DomainFile } from '../core/domain-file.js';
 import type { VolumeLayout } from '../core/model.js';
 import { addDiscarded, formatDiscarded, journalConfigOf, parseDiscarded } from '../core/journal/domain.js';
@@ -44,6 +45,8 @@ const MARK_BYTES = 1 << 20;
 const MARK_ALIGN = 4096;
 /** More than DRBD has under way: `max-buffers` of its configuration are 8000 pages. */
 const RESERVE_BYTES = 40 << 20;
+/** DRBD has begun to leave its peer by then. */
+const LEAVE_MS = 1_000;
 const DISCARDED_BYTES_MAX = 256 << 20;
 
 export interface DisksEvents {
@@ -281,9 +284,7 @@ export class JournalDisks implements BackupDisks {
     const { domain } = this.#domain;
     switch (step) {
       case 'disconnect':
-        // It waits for what DRBD has under way here, which a full journal would never answer.
-        this.#need().openReserve();
-        await must(['drbdadm', 'disconnect', '--force', domain], COMMAND_MS);
+        await this.#disconnect();
         return;
       case 'discard': {
         // Repeated after a failure of its own, it has nothing left to discard.
@@ -316,6 +317,17 @@ export class JournalDisks implements BackupDisks {
       default:
         throw new Error(`step ${String(step satisfies never)}`);
     }
+  }
+
+  /**
+   * DRBD waits for what it has under way here, which a full journal would never answer. The room that is kept for that
+   * is given free only when DRBD takes no more from its peer: a primary that lives would fill it up.
+   */
+  async #disconnect(): Promise<void> {
+    const leaving = must(['drbdadm', 'disconnect', '--force', this.#domain.domain], COMMAND_MS);
+    await Promise.race([leaving.catch(() => undefined), pause(LEAVE_MS)]);
+    this.#need().openReserve();
+    await leaving;
   }
 
   /** Writes the discarded blocks back to themselves through DRBD, which marks them for the resync. */
