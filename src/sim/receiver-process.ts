@@ -51,6 +51,7 @@ type Asker = (decision: Decision | null, reason: string) => void;
 /** A journal that has been full for this long is given up, as by src/protect/backup-disks.ts. */
 const FULL_MS = 5_000;
 const NOTE_AGAIN_MS = 1_000;
+const LEAVE_MS = 1_000;
 /** More than the modelled DRBD has under way. */
 const RESERVE_BYTES = 32 << 10;
 
@@ -476,8 +477,7 @@ export class ReceiverProcess {
         this.#act(
           'leave-session',
           (done) => {
-            if (!world.machines.skips.has('leave-session'))
-              this.#control?.send(1, { type: 'undecided', reason: effect.reason });
+            this.#control?.send(1, { type: 'undecided', reason: effect.reason });
             done(null);
           },
           () => undefined,
@@ -604,7 +604,9 @@ export class ReceiverProcess {
     switch (step) {
       case 'disconnect':
         // DRBD waits for its writes, and those for room in the journal.
-        if (!world.machines.skips.has('open-reserve')) journal.openReserve();
+        if (world.machines.skips.has('open-reserve early')) journal.openReserve();
+        else if (!world.machines.skips.has('open-reserve'))
+          time.later(LEAVE_MS, this.owner, () => journal.openReserve());
         time.later(time.random.between(1, 100), this.owner, () => drbd.disconnect(side, () => done(null)));
         return;
       case 'discard':
