@@ -64,6 +64,21 @@ test('reads the topology in xl info -n, and nothing after it', () => {
   assert.equal(topology.get(4), { core: 0, socket: 1 });
 });
 
+test('knows no place where Xen tells none, as on an emulated host', () => {
+  const places = parseXlTopology(`free_cpus              : 0
+cpu_topology           :
+cpu:    core    socket     node
+device topology        :
+device           node
+No device topology data available
+numa_info              :
+node:    memsize    memfree    distances
+   0:      2047       1000      10
+`);
+  assert.is(places.size, 0);
+  assert.equal(sharedCores({ dom0: [0], guest: [1] }, places), []);
+});
+
 const unreadable: [string, () => unknown][] = [
   ['no header', () => parseXlVcpuList('')],
   ['a line that is none', () => vcpuList('web  1  x')],
@@ -72,7 +87,6 @@ const unreadable: [string, () => unknown][] = [
   ['a range that falls', () => vcpuList(dom0(0, '3-1'))],
   ['a CPU beyond what Xen has', () => vcpuList(dom0(0, '9999'))],
   ['no topology', () => parseXlTopology('nr_cpus : 4')],
-  ['a topology without CPUs', () => parseXlTopology('cpu_topology :\ncpu:    core    socket     node\n')],
   ['a CPU twice', () => parseXlTopology(TOPOLOGY.replace('  1: ', '  0: '))],
   [
     'a CPU without its node',

@@ -78,7 +78,8 @@ export interface CpuPlace {
 }
 
 /**
- * The CPUs that are online, from `xl info -n`.
+ * The CPUs that are online, from `xl info -n`. Empty where Xen can't tell their places: xl leaves out each CPU whose
+ * core it does not know (tools/xl/xl_info.c), and on an emulated host that is all of them.
  *
  * @throws {ParseError}
  */
@@ -104,6 +105,5 @@ export function parseXlTopology(text: string): Map<number, CpuPlace> {
       socket: line.integer(match[3], 'the socket'),
     });
   }
-  if (places.size === 0) header.fail('no CPU is listed');
   return places;
 }
