@@ -22,7 +22,7 @@ function view(world: World, host: Host): RecoveryHost {
     resource: world.drbd.resource(world.drbd.of(host)),
     guests: guests as RecoveryHost['guests'],
     term: host.files.term,
-    senderActive: isPrimary && (isActive(world.senderUnit) || isActive(world.cleanup)),
+    senderActive: isPrimary && [world.senderUnit, world.cleanup, world.cleanupDue].some(isActive),
     // It is waited for below.
     undecided: null,
     receiverActive: !isPrimary && (isActive(world.receiver?.owner) || isActive(world.receiverCleanup)),

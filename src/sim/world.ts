@@ -145,6 +145,8 @@ export class World {
   senderUnit: Owner | null = null;
   xl: Owner | null = null;
   cleanup: Owner | null = null;
+  /** The host on which a clean-up that was killed will be run again. */
+  cleanupDue: Owner | null = null;
   receiver: ReceiverProcess | null = null;
   receiverCleanup: Owner | null = null;
   /** What the clean-up of a receiver that died says to a primary that asks, and how long it waits for it. */
@@ -594,7 +596,9 @@ export class World {
     owner.onDeath((death) => {
       // Whoever is there runs it again; it goes by the last order.
       if (death === 'killed') {
+        this.cleanupDue = host.owner;
         this.time.later(this.random.between(500, 3000), host.owner, () => {
+          this.cleanupDue = null;
           if (this.term === term) this.#cleanSender(term);
         });
       }
