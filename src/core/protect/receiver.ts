@@ -84,6 +84,8 @@ export interface ReceiverState {
   /** The arbiter may have recorded our claim: nothing may be agreed with the primary until it has answered. */
   mayHaveWon: boolean;
   undecided: string | null;
+  /** The guest has crashed, and by its policy the copy is to go on: that is not given up to a primary that asks for it. */
+  crashed: boolean;
   /** Why the copy can't be started, where it ended while this host was claiming. */
   copyLost: string | null;
   decision: Decision | null;
@@ -164,6 +166,7 @@ export function newReceiver(options: ReceiverOptions): ReceiverState {
     diskConnected: true,
     mayHaveWon: false,
     undecided: null,
+    crashed: false,
     copyLost: null,
     decision: null,
     reason: 'waiting for the sender',
@@ -317,7 +320,7 @@ function ended(
 ): ReceiverStepResult {
   if (!isOn(state)) return { state, effects: [] };
   if (input.guest === 'crash' && state.options.onCrash === 'failover' && state.phase === 'on') {
-    return claim(state, `${input.reason}; onCrash: failover`);
+    return claim({ ...state, crashed: true }, `${input.reason}; onCrash: failover`);
   }
   return decide(state, 'primary', input.reason);
 }
@@ -353,6 +356,10 @@ function dropTerm(state: ReceiverState, input: { term: number; reason: string })
   }
   if (state.mayHaveWon) {
     const reason = `this host has asked the arbiter: ${state.undecided ?? 'no answer yet'}`;
+    return { state, effects: [{ type: 'answer-undecided', reason }] };
+  }
+  if (state.crashed) {
+    const reason = 'the guest has crashed, and its copy is to go on; the arbiter decides';
     return { state, effects: [{ type: 'answer-undecided', reason }] };
   }
   return decide(state, 'primary', input.reason);

@@ -254,6 +254,14 @@ test('a crash of the guest fails over only where the policy says so', () => {
   assert.is(run([...live, ...epoch(1), off], { onCrash: 'failover' }).state.decision, 'primary');
 });
 
+test('a copy that is to go on after a crash is not given up to a primary that asks for it', () => {
+  const crash: ReceiverInput = { type: 'end', reason: 'the guest ended: crash', guest: 'crash', nowMs };
+  const nobody: ReceiverInput = { type: 'undecided', reason: 'waits for a person', mayHaveWon: false, nowMs };
+  const { state, lines } = run([...live, ...epoch(1), crash, nobody, dropTerm], { onCrash: 'failover' });
+  assert.is(state.phase, 'claiming');
+  assert.match(lines.at(-1) ?? '', /answer-undecided the guest has crashed, and its copy is to go on/);
+});
+
 test('a sender that was only late is told that its session is over', () => {
   const late = run([...live, ...epoch(1), diskDown, ...ticks(10)]);
   assert.match(late.lines.at(-1) ?? '', /leave-session nothing was heard of the sender for 1000 ms; claim/);
