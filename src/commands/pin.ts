@@ -4,7 +4,7 @@ import { understood } from '../core/facts.js';
 import { PIN_COMMANDS, pinFiles, planPin, planUnpin, readPinState } from '../core/pin.js';
 import type { Pin, PinState, PinStep } from '../core/pin.js';
 import { quoteCommand } from '../core/quote.js';
-import { FileError, HostError } from '../edge/host.js';
+import { HostError } from '../edge/host.js';
 import type { Host } from '../edge/host.js';
 import { mustRun } from './host-command.js';
 
@@ -31,8 +31,7 @@ export async function pinHosts(
       const steps = pin === undefined ? planUnpin(domain, state) : planPin(pin, domain, state);
       told.push(...(await carryOut(host, steps, dryRun)));
     } catch (error) {
-      if (!(error instanceof OperatorError || error instanceof HostError || error instanceof FileError))
-        throw error;
+      if (!(error instanceof OperatorError || error instanceof HostError)) throw error;
       const what = pin === undefined ? 'the CPUs that "pin" gave it could not be taken back' : 'not pinned';
       tell(`${domain}: ${what} on ${host.name}: ${error.message}`);
     }

@@ -4,6 +4,7 @@
  *
  * A command runs with LC_ALL=C and a fixed PATH. Its program is a file, never a shell built-in.
  */
+import { OperatorError } from '../core/errors.js';
 
 export interface CommandResult {
   /** As a shell shows it: a command that signal N ended has 128 + N, one that is not installed 127. */
@@ -61,7 +62,7 @@ export class OutputLimitError extends HostError {
 }
 
 /** A file on a host that can't be read or put in place; the text says why and what state it was left in. */
-export class FileError extends Error {
+export class FileError extends OperatorError {
   readonly host: string;
   readonly path: string;
 

@@ -12,7 +12,7 @@ import type { DomainLayout } from '../../src/core/model.js';
 import { statePath } from '../../src/core/names.js';
 import { parseOrder } from '../../src/core/protect/order.js';
 import type { CommandResult, FileContent, Host } from '../../src/edge/host.js';
-import { HostError } from '../../src/edge/host.js';
+import { FileError, HostError } from '../../src/edge/host.js';
 import { loadExample } from '../core/examples.js';
 
 export const DOMAIN = 'web';
@@ -37,6 +37,8 @@ export class FakeHost implements Host {
   role: 'Primary' | 'Secondary' = 'Secondary';
   freeMiB = 1000;
   isDead = false;
+  /** A file that is there and can't be read. */
+  unreadable = '';
   /** What was run here, probes left out. */
   readonly ran: string[] = [];
 
@@ -259,6 +261,9 @@ export class FakeHost implements Host {
 
   readFiles(paths: readonly string[]): Promise<Map<string, FileContent | undefined>> {
     if (this.isDead) return Promise.reject(new HostError(this.name, 'not-run', 'is not there'));
+    if (paths.includes(this.unreadable)) {
+      return Promise.reject(new FileError(this.name, this.unreadable, 'not read: Input/output error'));
+    }
     const files = paths.map((path): [string, FileContent | undefined] => {
       const text = this.files.get(path);
       return [path, text === undefined ? undefined : { content: Buffer.from(text), mode: 0o644 }];

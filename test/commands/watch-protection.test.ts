@@ -6,6 +6,7 @@ import { readProtection } from '../../src/commands/protection-view.js';
 import { wantNoProtection } from '../../src/commands/wanted.js';
 import { LOOK_MS, watchProtection } from '../../src/commands/watch-protection.js';
 import type { DomainLayout } from '../../src/core/model.js';
+import { statePath } from '../../src/core/names.js';
 import { Cut, fakeDependencies, fakeLayout, FakePair } from './fake-pair.js';
 
 const test = suite('watch');
@@ -84,6 +85,18 @@ test('while a host is away nothing is done, and it comes back with the host', as
     if (count === 3) pair.host('beta').isDead = false;
   });
   assert.match(lines[0] ?? '', /^warn a host can not be asked: beta: is not there/);
+  assert.ok(pair.isProtected);
+});
+
+test('a file that can not be read is said, and does not end it', async () => {
+  const pair = await protectedPair();
+  pair.endProtection();
+  const beta = pair.host('beta');
+  beta.unreadable = statePath('web', 'wanted.json');
+  const lines = await watch(pair, 5, (count) => {
+    if (count === 3) beta.unreadable = '';
+  });
+  assert.match(lines[0] ?? '', /^warn a host can not be asked: beta: .*wanted.json: not read/);
   assert.ok(pair.isProtected);
 });
 
