@@ -12,7 +12,13 @@ import type { TermRecord } from '../core/claim/term.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import type { DomainLayout } from '../core/model.js';
 import { Paths, runPath, statePath, switchoverTargetUnit, switchoverUnit } from '../core/names.js';
-import { awayName, formatIntent, INTENT_FILE, nextSwitchoverStep } from '../core/protect/switchover.js';
+import {
+  awayName,
+  formatIntent,
+  INTENT_FILE,
+  nextSwitchoverStep,
+  openIntents,
+} from '../core/protect/switchover.js';
 import type { SwitchoverHost, SwitchoverIntent, SwitchoverStep } from '../core/protect/switchover.js';
 import { latestWanted } from '../core/protect/wanted.js';
 import { formatSize } from '../core/units.js';
@@ -141,31 +147,20 @@ function foretell(
   ].join('\n');
 }
 
-/** What an earlier run has left on either host; one that is on one host only was cut at its beginning or its end. */
+/** What an earlier run has left. */
 function leftIntent(
   name: string,
   views: readonly [ProtectionView, ProtectionView],
 ): SwitchoverIntent | undefined {
-  const [one, other] = [views[0].intent, views[1].intent];
-  if (one !== undefined && other !== undefined && one.session !== other.session) {
+  const [intent, another] = openIntents(views);
+  if (another !== undefined) {
     throw new OperatorError(
       `${name}: ${statePath(name, INTENT_FILE)} is of two different switchovers on ${views[0].name} and ${views[1].name}; ` +
         `nothing was changed. Remove the older one.`,
       ExitCode.refused,
     );
   }
-  const intent = one ?? other;
-  if (intent === undefined) return undefined;
-  // A later term with another primary: that switchover is history.
-  const isOver = views.some(
-    (view) => view.term !== undefined && view.term.term > intent.term && primaryOf(view) !== intent.to,
-  );
-  return isOver ? undefined : intent;
-
-  function primaryOf(view: ProtectionView): string | undefined {
-    const peer = views[0] === view ? views[1] : views[0];
-    return view.term?.role === 'primary' ? view.name : peer.name;
-  }
+  return intent;
 }
 
 /**

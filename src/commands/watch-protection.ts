@@ -8,6 +8,7 @@ import { OperatorError } from '../core/errors.js';
 import type { DomainLayout, HostConfig } from '../core/model.js';
 import { afterFailure, afterLook, newWatchMemory, watchStep } from '../core/protect/watching.js';
 import type { WatchHost, WatchMemory, WatchStep } from '../core/protect/watching.js';
+import { openIntents } from '../core/protect/switchover.js';
 import { HostError } from '../edge/host.js';
 import type { Host } from '../edge/host.js';
 import type { ProtectDependencies } from './protect.js';
@@ -120,7 +121,11 @@ class DomainWatcher {
 
   #judge(views: readonly [ProtectionView, ProtectionView]): WatchStep {
     const { name, autoRecover } = this.#layout.domain;
-    const hosts: [WatchHost, WatchHost] = [watchHost(views[0]), watchHost(views[1])];
+    const isSwitching = views.some(({ moving }) => moving) || openIntents(views).length > 0;
+    const hosts: [WatchHost, WatchHost] = [
+      watchHost(views[0], isSwitching),
+      watchHost(views[1], isSwitching),
+    ];
     return watchStep(name, autoRecover, hosts, this.#memory, this.#deps.nowMs());
   }
 
@@ -152,11 +157,11 @@ class DomainWatcher {
   }
 }
 
-function watchHost(view: ProtectionView): WatchHost {
+function watchHost(view: ProtectionView, isSwitching: boolean): WatchHost {
   const { sender, receiver } = view;
   return {
     ...view,
-    isSwitching: view.moving || view.intent !== undefined,
+    isSwitching,
     senderSays: typeof sender === 'string' ? null : { protection: sender.protection, reason: sender.reason },
     receiverSays: typeof receiver === 'string' ? null : { phase: receiver.phase, reason: receiver.reason },
   };

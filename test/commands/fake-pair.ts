@@ -129,7 +129,7 @@ export class FakeHost implements Host {
       this.#report('sender', 'running');
       this.peer.#report('receiver', 'on');
       this.peer.guests.set(`${DOMAIN}--incoming`, { state: '--p---', memoryMiB: MEMORY_MIB });
-      this.pair.setPhase('protected');
+      this.pair.changeTerm({ phase: 'protected' });
     }
     if (kind === 'switchover') this.pair.migration = 1;
   }
@@ -355,10 +355,12 @@ export class FakePair {
     return `resource ${DOMAIN} {\n    net {\n${protocol}${two}    }\n}\n`;
   }
 
-  setPhase(phase: TermRecord['phase']): void {
+  /** Changes the record of the last term on both hosts. */
+  changeTerm(change: Partial<TermRecord>): void {
     for (const host of this.hosts) {
       const { term } = host;
-      if (term !== undefined) host.files.set(statePath(DOMAIN, 'term.json'), formatTerm({ ...term, phase }));
+      if (term !== undefined)
+        host.files.set(statePath(DOMAIN, 'term.json'), formatTerm({ ...term, ...change }));
     }
   }
 

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert';
 import { protectDomain } from '../../src/commands/protect.js';
 import { readProtection } from '../../src/commands/protection-view.js';
 import { wantNoProtection } from '../../src/commands/wanted.js';
+import { formatIntent, INTENT_FILE } from '../../src/core/protect/switchover.js';
 import { LOOK_MS, watchProtection } from '../../src/commands/watch-protection.js';
 import type { DomainLayout } from '../../src/core/model.js';
 import { statePath } from '../../src/core/names.js';
@@ -113,6 +114,27 @@ test('never against an operator, never without autoRecover', async () => {
   manual.endProtection();
   await watch(manual, 10, undefined, { ...layout, domain: { ...layout.domain, autoRecover: false } });
   assert.equal(manual.acts, []);
+});
+
+test("a switchover that was cut short is left to people, and one that is history is in nobody's way", async () => {
+  const pair = await protectedPair();
+  pair.endProtection();
+  const { term = 0 } = pair.primary.term ?? {};
+  const note = (last: number): void => {
+    const session = 'a'.repeat(32);
+    const intent = { format: 1 as const, pair: 'rack1', domain: 'web', session, protect: true };
+    const text = formatIntent({ ...intent, term: last, from: 'alpha', to: 'beta' });
+    for (const { files } of pair.hosts) files.set(statePath('web', INTENT_FILE), text);
+  };
+  note(term + 1);
+  const lines = await watch(pair, 3);
+  assert.match(lines[0] ?? '', /^warn not protected: a switchover is under way, or was cut short/);
+  assert.equal(pair.acts, []);
+  // alpha was the primary of a later term than the one in which the guest was to go to beta.
+  note(term);
+  pair.changeTerm({ term: term + 1 });
+  await watch(pair, 3);
+  assert.ok(pair.isProtected);
 });
 
 test('a failure is tried again later, and said once each time', async () => {

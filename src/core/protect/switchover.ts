@@ -84,6 +84,26 @@ export type SwitchoverStep =
   /** It did not move: the guest runs where it was, and everything is as before but its protection. */
   | { do: 'give-up'; reason: string };
 
+type Noted = Pick<SwitchoverHost, 'name' | 'term' | 'intent'>;
+
+/**
+ * The switchovers that the hosts know of and that have not ended; two where their files are of two different ones.
+ * One host alone has the file where a run was cut at its beginning or its end.
+ */
+export function openIntents(hosts: readonly [Noted, Noted]): SwitchoverIntent[] {
+  const open = hosts.flatMap(({ intent }) => (intent === undefined || isOver(intent, hosts) ? [] : [intent]));
+  return open.filter(({ session }, at) => open.findIndex((each) => each.session === session) === at);
+}
+
+/** A later term with another primary: that switchover is history. */
+function isOver({ term, to }: SwitchoverIntent, hosts: readonly [Noted, Noted]): boolean {
+  return hosts.some((host) => {
+    if (host.term === undefined || host.term.term <= term) return false;
+    const peer = hosts[0] === host ? hosts[1] : hosts[0];
+    return (host.term.role === 'primary' ? host : peer).name !== to;
+  });
+}
+
 /**
  * @param hosts both hosts of the domain, in any order
  * @param intent what is to be done; it may be in no host's file yet
