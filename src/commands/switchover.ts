@@ -73,10 +73,13 @@ export async function switchoverDomain(
   if (left !== undefined) {
     // Cut short, or still under way: it ends first. Where it is to be taken back, a guest that did not move stays.
     const isWanted = options.to === null || options.to === left.to;
-    if (options.dryRun) return foretell(layout, views, left);
-    deps.tell(
-      `${name}: a switchover from ${left.from} to ${left.to} was begun; ${isWanted ? 'going on with it' : 'ending it'}`,
-    );
+    const begun = `${name}: a switchover from ${left.from} to ${left.to} was begun`;
+    if (options.dryRun) {
+      const step = nextStep(layout, views, left, !isWanted);
+      if (step.do === 'refuse') throw refused(name, step.reason);
+      return `${begun}; would ${isWanted ? 'go on with it' : 'end it'}, first: ${titleOf(step, left)}: ${step.reason}`;
+    }
+    deps.tell(`${begun}; ${isWanted ? 'going on with it' : 'ending it'}`);
     const moved = await run(layout, hosts, left, !isWanted, deps);
     if (isWanted || !moved) return resultText(name, left, moved);
   }
@@ -127,12 +130,7 @@ function foretell(
   intent: SwitchoverIntent,
 ): string {
   const { name } = layout.domain;
-  const step = nextSwitchoverStep(
-    layout,
-    [switchoverHost(views[0]), switchoverHost(views[1])],
-    intent,
-    false,
-  );
+  const step = nextStep(layout, views, intent, false);
   if (step.do === 'refuse') throw refused(name, step.reason);
   const protectedNow = views.some(({ senderActive, receiverActive }) => senderActive || receiverActive);
   const source = views.find((view) => view.name === intent.from);
@@ -189,12 +187,7 @@ async function run(
   };
   for (let count = 0; count < STEPS_MAX;) {
     const views = await readBoth(hosts, name);
-    const step = nextSwitchoverStep(
-      layout,
-      [switchoverHost(views[0]), switchoverHost(views[1])],
-      intent,
-      attempted,
-    );
+    const step = nextStep(layout, views, intent, attempted);
     if (step.do === 'wait') {
       attempted = true;
       await waitForMigration(name, hosts, intent, step.reason, told, deps);
@@ -421,7 +414,6 @@ async function giveUp(
   const { name } = layout.domain;
   const source = hosts[0].name === from ? hosts[0] : hosts[1];
   const logs = failure === null ? '' : await unitLogs(name, hosts, source);
-  await forget(name, hosts);
   let problem: string | null = null;
   if (protect) {
     deps.tell(`${name}: protecting it as before, from ${from} to ${to}`);
@@ -432,6 +424,8 @@ async function giveUp(
       problem = error.message;
     }
   }
+  // Not before: whoever goes on after a cut reads there that it is to be protected.
+  await forget(name, hosts);
   const state =
     problem !== null
       ? `is NOT protected any more: ${problem}`
@@ -482,6 +476,15 @@ async function readBoth(
   domain: string,
 ): Promise<[ProtectionView, ProtectionView]> {
   return Promise.all([readProtection(hosts[0], domain), readProtection(hosts[1], domain)]);
+}
+
+function nextStep(
+  layout: DomainLayout,
+  views: readonly [ProtectionView, ProtectionView],
+  intent: SwitchoverIntent,
+  attempted: boolean,
+): SwitchoverStep {
+  return nextSwitchoverStep(layout, [switchoverHost(views[0]), switchoverHost(views[1])], intent, attempted);
 }
 
 function switchoverHost(view: ProtectionView): SwitchoverHost {

@@ -23,6 +23,17 @@ const XL_INFO = readFileSync('test/data/real/xl-info/plain.txt', 'utf8');
 /** The controller has died. */
 export class Cut extends Error {}
 
+/** Whether the controller died in it; any other failure is the test's. */
+export async function isCut(work: Promise<unknown>): Promise<boolean> {
+  try {
+    await work;
+    return false;
+  } catch (error) {
+    if (error instanceof Cut) return true;
+    throw error;
+  }
+}
+
 interface FakeGuest {
   state: string;
   memoryMiB: number;

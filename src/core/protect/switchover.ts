@@ -7,7 +7,7 @@
  *     -> unprotect -> open the gate there -> two primaries, protocol C -> migrate
  *     -> the guest runs there: nothing of it is left here -> one primary, protocol A -> record who has it -> protect
  *     -> forget the intent
- *     -> or it still runs here: one primary, protocol A -> forget the intent -> protect as before
+ *     -> or it still runs here: one primary, protocol A -> protect as before -> forget the intent
  *
  * What xl does (tools/xl/xl_migrate.c of 4.17): it renames the guest to NAME--migratedaway before it gives the other
  * side permission to start its copy, and destroys it when that has started. So a suspended guest under its own name
