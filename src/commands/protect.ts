@@ -19,7 +19,7 @@ import { formatSize } from '../core/units.js';
 import type { Host } from '../edge/host.js';
 import { mustRun } from './host-command.js';
 import { pinHosts } from './pin.js';
-import { isActive, readProtection } from './protection-view.js';
+import { isActive, readBoth, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 import { rememberWanted } from './wanted.js';
 
@@ -226,13 +226,6 @@ export async function unprotectDomain(
     }
   }
   return `${name} is no longer protected and runs on`;
-}
-
-async function readBoth(
-  hosts: readonly [Host, Host],
-  domain: string,
-): Promise<[ProtectionView, ProtectionView]> {
-  return Promise.all([readProtection(hosts[0], domain), readProtection(hosts[1], domain)]);
 }
 
 function sides(

@@ -1,4 +1,4 @@
-/** What a host says of one domain's protection: probed in one round trip, read by `protect`, `unprotect`, `status`. */
+/** What a host says of one domain's protection, for the commands that begin, end, move, recover and watch it. */
 import { drbdCommand, parseDrbdRunning, understood } from '../core/facts.js';
 import type { HostFactsForProtection } from '../core/protect/readiness.js';
 import { readReport } from '../core/protect/report.js';
@@ -150,6 +150,14 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     twoPrimaries: /^\s*allow-two-primaries\s+yes;/m.test(show),
     gate: gateOf(gates.map(file).find((content) => content !== undefined)),
   };
+}
+
+/** Both hosts of a domain, side by side; throws as `readProtection` does. */
+export async function readBoth(
+  hosts: readonly [Host, Host],
+  domain: string,
+): Promise<[ProtectionView, ProtectionView]> {
+  return Promise.all([readProtection(hosts[0], domain), readProtection(hosts[1], domain)]);
 }
 
 /** As the hotplug script reads it: without a file it is open, and what can't be understood is shut. */

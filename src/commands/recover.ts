@@ -17,7 +17,7 @@ import { HostError } from '../edge/host.js';
 import { protectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
 import { mustRun } from './host-command.js';
-import { readProtection } from './protection-view.js';
+import { readBoth, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 
 const COMMAND_MS = 120_000;
@@ -41,7 +41,7 @@ export async function recoverDomain(
   let told = '';
   let sinceMs = deps.nowMs();
   for (let count = 0; count < STEPS_MAX; count++) {
-    const views = await Promise.all([readProtection(hosts[0], name), readProtection(hosts[1], name)]);
+    const views = await readBoth(hosts, name);
     const step = nextRecoveryStep(name, views);
     const key = JSON.stringify(step);
     if (key !== last) sinceMs = deps.nowMs();

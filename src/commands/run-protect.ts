@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { parseDuration } from '../core/units.js';
 import type { DomainLayout } from '../core/model.js';
-import { loadWithProblems } from '../edge/load.js';
+import { loadWithProblems, type Loaded } from '../edge/load.js';
 import { HostError, type Host } from '../edge/host.js';
 import { closeLog, createLog } from '../edge/log.js';
 import type { LogLevel } from '../edge/log.js';
@@ -41,18 +41,10 @@ async function overDomains(
   act: Act,
 ): Promise<ExitCode> {
   const loaded = await loadWithProblems(options.config);
-  const known = loaded.layouts.map(({ domain }) => domain.name);
-  const wanted = options.all ? known : options.domains;
-  if (wanted.length === 0) {
+  const layouts = options.all ? loaded.layouts : layoutsOf(loaded, options.config, options.domains);
+  if (layouts.length === 0) {
     throw new OperatorError(
-      `the names of the domains are needed, or --all; in the configuration are: ${known.join(', ')}`,
-      ExitCode.usage,
-    );
-  }
-  for (const name of wanted) {
-    if (known.includes(name)) continue;
-    throw new OperatorError(
-      `${options.config} has no domain ${name}; it has: ${known.join(', ')}`,
+      `the names of the domains are needed, or --all; in the configuration are: ${namesOf(loaded)}`,
       ExitCode.usage,
     );
   }
@@ -62,7 +54,7 @@ async function overDomains(
   const results: { domain: string; result?: string; error?: string }[] = [];
   let code: ExitCode = ExitCode.ok;
   try {
-    for (const layout of loaded.layouts.filter(({ domain }) => wanted.includes(domain.name))) {
+    for (const layout of layouts) {
       const domain = layout.domain.name;
       try {
         const result = await withHosts(layout.pair, { connect }, options.readOnly, async (hosts) => {
@@ -85,6 +77,19 @@ async function overDomains(
   }
   if (options.json) options.print(JSON.stringify({ domains: results }, null, 2));
   return code;
+}
+
+/** @throws OperatorError (usage) for a name that the configuration does not have */
+function layoutsOf(loaded: Loaded, config: string, names: readonly string[]): DomainLayout[] {
+  const unknown = names.find((name) => !loaded.layouts.some(({ domain }) => domain.name === name));
+  if (unknown !== undefined) {
+    throw new OperatorError(`${config} has no domain ${unknown}; it has: ${namesOf(loaded)}`, ExitCode.usage);
+  }
+  return loaded.layouts.filter(({ domain }) => names.includes(domain.name));
+}
+
+function namesOf({ layouts }: Loaded): string {
+  return layouts.map(({ domain }) => domain.name).join(', ');
 }
 
 /** A host that was lost on the way: what was begun goes on there without us, and the next run looks first. */
@@ -134,14 +139,8 @@ export async function runDecide(
   options: Terminal & { domain: string; what: 'failover' | 'continue'; force: boolean },
 ): Promise<ExitCode> {
   const loaded = await loadWithProblems(options.config);
-  const layout = loaded.layouts.find(({ domain }) => domain.name === options.domain);
-  if (layout === undefined) {
-    const known = loaded.layouts.map(({ domain }) => domain.name).join(', ');
-    throw new OperatorError(
-      `${options.config} has no domain ${options.domain}; it has: ${known}`,
-      ExitCode.usage,
-    );
-  }
+  const [layout] = layoutsOf(loaded, options.config, [options.domain]);
+  if (layout === undefined) throw new Error(`no layout of ${options.domain}`);
   const log = createLog({ level: options.logLevel, json: options.json });
   try {
     const connector = sshConnector(loaded, log);
@@ -164,20 +163,11 @@ export async function runDecide(
   }
 }
 
-/** Until it is told to end. What it does on hosts may be cut anywhere, so it ends at once. */
+/** Until it is told to end: what it does on hosts may be cut between any two commands there. */
 export async function runWatch(options: Terminal & { domains: string[] }): Promise<ExitCode> {
   const loaded = await loadWithProblems(options.config);
-  const known = loaded.layouts.map(({ domain }) => domain.name);
-  const wrong = options.domains.find((name) => !known.includes(name));
-  if (wrong !== undefined) {
-    throw new OperatorError(
-      `${options.config} has no domain ${wrong}; it has: ${known.join(', ')}`,
-      ExitCode.usage,
-    );
-  }
-  const layouts = loaded.layouts.filter(
-    ({ domain }) => options.domains.length === 0 || options.domains.includes(domain.name),
-  );
+  const layouts =
+    options.domains.length === 0 ? loaded.layouts : layoutsOf(loaded, options.config, options.domains);
   const log = createLog({
     level: options.logLevel === 'warn' ? 'info' : options.logLevel,
     json: options.json,

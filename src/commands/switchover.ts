@@ -26,7 +26,7 @@ import type { Host } from '../edge/host.js';
 import { mustRun } from './host-command.js';
 import { protectDomain, unprotectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
-import { isActive, readProtection } from './protection-view.js';
+import { isActive, readBoth } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 import { recoverDomain } from './recover.js';
 
@@ -469,13 +469,6 @@ function refused(name: string, reason: string): OperatorError {
     `${name}: switchover is refused:\n  ${reason}\nThe guest was left where it is.`,
     ExitCode.refused,
   );
-}
-
-async function readBoth(
-  hosts: readonly [Host, Host],
-  domain: string,
-): Promise<[ProtectionView, ProtectionView]> {
-  return Promise.all([readProtection(hosts[0], domain), readProtection(hosts[1], domain)]);
 }
 
 function nextStep(

@@ -3,7 +3,7 @@ import { statePath } from '../core/names.js';
 import { formatWanted, latestWanted, WANTED_FILE } from '../core/protect/wanted.js';
 import type { Wanted } from '../core/protect/wanted.js';
 import type { Host } from '../edge/host.js';
-import { readProtection } from './protection-view.js';
+import { readBoth } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 
 /** Writes it where it is not so already. */
@@ -27,7 +27,7 @@ export async function rememberWanted(
 
 /** For `unprotect`, before it does anything: protection is not to come back by itself. */
 export async function wantNoProtection(domain: string, hosts: readonly [Host, Host]): Promise<void> {
-  const views = [await readProtection(hosts[0], domain), await readProtection(hosts[1], domain)] as const;
+  const views = await readBoth(hosts, domain);
   // Where it was never asked for there is nothing to take back.
   if (views.every(({ wanted }) => wanted === undefined)) return;
   await rememberWanted(domain, hosts, views, { protect: false, intervalMs: null });

@@ -12,7 +12,7 @@ import { openIntents } from '../core/protect/switchover.js';
 import { HostError } from '../edge/host.js';
 import type { Host } from '../edge/host.js';
 import type { ProtectDependencies } from './protect.js';
-import { readProtection } from './protection-view.js';
+import { readBoth, readProtection } from './protection-view.js';
 import type { ProtectionView } from './protection-view.js';
 import { recoverDomain } from './recover.js';
 
@@ -135,8 +135,7 @@ class DomainWatcher {
     try {
       const done = await this.#deps.withLocks(layout, async (hosts) => {
         // Somebody may have been here before the locks were ours.
-        const views = await Promise.all([readProtection(hosts[0], name), readProtection(hosts[1], name)]);
-        const step = this.#judge(views);
+        const step = this.#judge(await readBoth(hosts, name));
         if (step.do !== 'recover') return step.reason;
         return recoverDomain(layout, hosts, this.#deps, false);
       });
