@@ -195,9 +195,6 @@ export async function runWatch(options: Terminal & { domains: string[] }): Promi
       },
       abort.signal,
     );
-  } catch (error) {
-    // A pause that was ended within a command.
-    if (!abort.signal.aborted) throw error;
   } finally {
     await closeLog(log);
   }

@@ -25,7 +25,11 @@ export interface WatchDependencies extends ProtectDependencies {
 
 export const LOOK_MS = 5_000;
 
-/** Watches these domains until `signal` aborts. */
+/**
+ * Watches these domains until `signal` aborts; what a pair does then ends at its next pause.
+ *
+ * @throws what is no error of operation, when all pairs have ended: nothing watches on in part
+ */
 export async function watchProtection(
   layouts: readonly DomainLayout[],
   deps: WatchDependencies,
@@ -34,23 +38,27 @@ export async function watchProtection(
   const connections = new Connections(deps.connect);
   // Two pairs have no host in common, so one that hangs holds up its own domains alone.
   const pairs = [...new Set(layouts.map(({ pair }) => pair.name))];
-  try {
-    await Promise.all(
-      pairs.map(async (name) => {
-        const watchers = layouts
-          .filter(({ pair }) => pair.name === name)
-          .map((layout) => new DomainWatcher(layout, connections, deps));
-        while (!signal.aborted) {
-          for (const watcher of watchers) {
-            if (!signal.aborted) await watcher.look();
-          }
-          await deps.pause(LOOK_MS).catch(() => undefined);
-        }
-      }),
-    );
-  } finally {
-    await connections.close();
-  }
+  let isBroken = false;
+  const goesOn = (): boolean => !signal.aborted && !isBroken;
+  const watchPair = async (name: string): Promise<void> => {
+    const watchers = layouts
+      .filter(({ pair }) => pair.name === name)
+      .map((layout) => new DomainWatcher(layout, connections, deps));
+    try {
+      while (goesOn()) {
+        for (const watcher of watchers) if (goesOn()) await watcher.look();
+        if (goesOn()) await deps.pause(LOOK_MS);
+      }
+    } catch (error) {
+      // A pause that was ended.
+      if (signal.aborted) return;
+      isBroken = true;
+      throw error;
+    }
+  };
+  const ends = await Promise.allSettled(pairs.map(watchPair));
+  await connections.close();
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
 }
 
 /** One connection to each host, for looking; a lost one is made again. */

@@ -1,4 +1,5 @@
 /** `remus-drbd watch` on a fake pair: what it brings back, what it leaves alone, and that it says each state once. */
+import { setImmediate as turn } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { protectDomain } from '../../src/commands/protect.js';
@@ -147,6 +148,60 @@ test('a failure is tried again later, and said once each time', async () => {
   assert.is(tries.length, 4);
   assert.ok(lines.length <= 3 * tries.length, lines.join('\n'));
   assert.match(lines.find((line) => line.includes('did not come back')) ?? '', /next try in 30 s/);
+});
+
+test('a mistake of the program in one pair ends it for all: nothing watches on unseen', async () => {
+  const pair = await protectedPair();
+  const [alpha, beta] = layout.hosts;
+  const other: DomainLayout = {
+    ...layout,
+    pair: { ...layout.pair, name: 'other' },
+    hosts: [
+      { ...alpha, name: 'gamma' },
+      { ...beta, name: 'delta' },
+    ],
+  };
+  let pauses = 0;
+  const watching = watchProtection(
+    [layout, other],
+    {
+      ...fakeDependencies(),
+      pause: async () => {
+        pauses++;
+        await turn();
+      },
+      connect: ({ name }) => {
+        if (name !== 'gamma') return Promise.resolve(pair.host(name === 'delta' ? 'beta' : name));
+        return Promise.reject(new TypeError('a mistake'));
+      },
+      withLocks: (_, use) => use(pair.hosts),
+      log: () => undefined,
+    },
+    new AbortController().signal,
+  );
+  await watching.then(
+    () => assert.unreachable(),
+    (error: unknown) => assert.instance(error, TypeError),
+  );
+  const seen = pauses;
+  for (let turns = 0; turns < 10; turns++) await turn();
+  assert.is(pauses, seen);
+});
+
+test('told to end in a pause, it ends', async () => {
+  const pair = await protectedPair();
+  const abort = new AbortController();
+  const deps = {
+    ...fakeDependencies(),
+    pause: () => {
+      abort.abort();
+      return Promise.reject(new DOMException('ended', 'AbortError'));
+    },
+    connect: ({ name }: { name: string }) => Promise.resolve(pair.host(name)),
+    withLocks: <T>(_: DomainLayout, use: (hosts: FakePair['hosts']) => Promise<T>) => use(pair.hosts),
+    log: () => undefined,
+  };
+  await watchProtection([layout], deps, abort.signal);
 });
 
 test('it may die at any act; the next one brings protection back', async () => {
