@@ -145,20 +145,21 @@ async function act(
   }
 }
 
-/** A host that may be dead: null and why. */
-async function tryRead(
-  connect: () => Promise<Host>,
-  domain: string,
-): Promise<{ host: Host; view: ProtectionView } | string> {
-  let host: Host;
+/** A host that may be dead. `host`: null where it does not answer; `problem`: why there is no view. */
+type Asked = { host: Host; view: ProtectionView } | { host: Host | null; view: null; problem: string };
+
+async function ask(connect: (name: string) => Promise<Host>, name: string, domain: string): Promise<Asked> {
+  let host: Host | null = null;
   try {
-    host = await connect();
+    host = await connect(name);
+    return { host, view: await readProtection(host, domain) };
   } catch (error) {
-    if (error instanceof HostError || error instanceof OperatorError)
-      return error.message.split('\n')[0] ?? '';
-    throw error;
+    if (!(error instanceof HostError || error instanceof OperatorError)) throw error;
+    const problem = error.message.split('\n')[0] ?? '';
+    if (error instanceof OperatorError) return { host, view: null, problem };
+    await host?.close();
+    return { host: null, view: null, problem };
   }
-  return { host, view: await readProtection(host, domain) };
 }
 
 export interface DecideOptions {
@@ -180,31 +181,25 @@ export async function decideDomain(
   deps: ProtectDependencies,
 ): Promise<string> {
   const { name } = layout.domain;
-  const [one, other] = layout.hosts;
-  const [first, second] = await Promise.all([
-    tryRead(() => connect(one.name), name),
-    tryRead(() => connect(other.name), name),
-  ]);
-  const reached = [first, second].filter(
-    (each): each is { host: Host; view: ProtectionView } => typeof each !== 'string',
-  );
+  const asked = await Promise.all(layout.hosts.map((host) => ask(connect, host.name, name)));
   try {
     const role = what === 'failover' ? 'backup' : 'primary';
-    const chosen = reached.find(({ view }) => view.term?.role === role && view.term.phase !== 'ended');
-    if (chosen === undefined) {
-      const why = [first, second].filter((each) => typeof each === 'string').join('; ');
+    const chosen = asked.find(({ view }) => view?.term?.role === role && view.term.phase !== 'ended');
+    if (!chosen?.view) {
+      const why = asked.flatMap((each) => (each.view === null ? [each.problem] : [])).join('; ');
       throw new OperatorError(
         `${name}: no host that can be reached is the ${role} of a term that is not over${why === '' ? '' : ` (${why})`}; nothing was changed`,
         ExitCode.refused,
       );
     }
-    const peer = reached.find((each) => each !== chosen);
-    refuseIfAlive(name, what, peer?.view, options);
+    const peer = asked.find((each) => each !== chosen);
+    if (!options.force) refuseIfAlive(name, what, peer);
     const term = chosen.view.term?.term ?? 0;
     const winner = chosen.view.name;
     // The loser is told first wherever it can be: two hosts must not be told two things.
-    for (const { host } of [peer, chosen].filter((each) => each !== undefined)) {
-      await mustRun(host, [Paths.command, 'decide', name, String(term), winner], COMMAND_MS);
+    for (const each of [peer, chosen]) {
+      if (!each?.host) continue;
+      await mustRun(each.host, [Paths.command, 'decide', name, String(term), winner], COMMAND_MS);
     }
     if (what === 'failover') {
       await mustRun(
@@ -215,23 +210,25 @@ export async function decideDomain(
     }
     return await waitForDecision(name, what, chosen.host, term, deps);
   } finally {
-    await Promise.all(reached.map(({ host }) => host.close()));
+    await Promise.all(asked.map(async ({ host }) => host?.close()));
   }
 }
 
-function refuseIfAlive(
-  name: string,
-  what: 'failover' | 'continue',
-  peer: ProtectionView | undefined,
-  options: DecideOptions,
-): void {
-  if (peer === undefined || options.force) return;
-  const isAlive =
-    what === 'failover' ? peer.guests.some((guest) => guest.name === name) : peer.receiverActive;
-  if (!isAlive) return;
-  const state = what === 'failover' ? `${name} runs on ${peer.name}` : `the receiver on ${peer.name} lives`;
+/** A host that answers and can't be understood may have the guest as well. */
+function refuseIfAlive(name: string, what: 'failover' | 'continue', peer: Asked | undefined): void {
+  if (!peer?.host) return;
+  const { view } = peer;
+  let state: string;
+  if (view === null) state = `what the other host says can't be read (${peer.problem})`;
+  else if (what === 'failover') {
+    if (!view.guests.some((guest) => guest.name === name)) return;
+    state = `${name} runs on ${view.name}`;
+  } else {
+    if (!view.receiverActive) return;
+    state = `the receiver on ${view.name} lives`;
+  }
   throw new OperatorError(
-    `${name}: ${state}, so ${what} would end it there: what it did since the last commit is lost, though nobody was told of it. ` +
+    `${name}: ${state}, so ${what} ${view === null ? 'could' : 'would'} end it there: what it did since the last commit is lost, though nobody was told of it. ` +
       `Nothing was changed. --force does it all the same.`,
     ExitCode.refused,
   );

@@ -158,6 +158,8 @@ export async function runDecide(
     );
     options.print(options.json ? JSON.stringify({ domain: options.domain, result }, null, 2) : result);
     return ExitCode.ok;
+  } catch (error) {
+    throw error instanceof HostError ? hostLost(options.domain, error) : error;
   } finally {
     await closeLog(log);
   }

@@ -48,6 +48,10 @@ export class FakeHost implements Host {
   role: 'Primary' | 'Secondary' = 'Secondary';
   freeMiB = 1000;
   isDead = false;
+  /** It was reached, and does not answer. */
+  diesLater = false;
+  /** Connections that were opened and not closed. */
+  open = 0;
   /** A file that is there and can't be read. */
   unreadable = '';
   /** What was run here, probes left out. */
@@ -103,12 +107,19 @@ export class FakeHost implements Host {
       case 'journalctl':
         return '';
       case '/usr/sbin/remus-drbd':
+        if (verb === 'decide') return this.#decide(rest[2] ?? '');
         if (verb !== 'switchover-cleanup') return `not modelled: ${verb}`;
         if (this.guests.get(DOMAIN)?.state === '---ss-') this.guests.get(DOMAIN)!.state = '-b----';
         return '';
       default:
         return `not modelled: ${argv.join(' ')}`;
     }
+  }
+
+  /** The sender goes on as soon as it is told; a receiver is told by its signal to look. */
+  #decide(winner: string): string {
+    if (winner === this.name && this.term?.role === 'primary') this.pair.endProtection();
+    return '';
   }
 
   #systemctl(verb: string, unit: string): string {
@@ -124,6 +135,9 @@ export class FakeHost implements Host {
         if (kind === 'sender' && this.unit(kind) === 'active') this.pair.endProtection();
         this.setUnit(kind, 'inactive');
         if (kind === 'receiver') this.guests.delete(`${DOMAIN}--incoming`);
+        return '';
+      case 'kill':
+        this.pair.failOver(this);
         return '';
       default:
         return `not modelled: systemctl ${verb}`;
@@ -291,6 +305,7 @@ export class FakeHost implements Host {
   }
 
   close(): Promise<void> {
+    this.open--;
     return Promise.resolve();
   }
 }
@@ -386,6 +401,21 @@ export class FakePair {
       if (term === undefined || term.phase === 'ended') continue;
       const outcome = term.role === 'primary' ? 'won' : 'lost';
       host.files.set(statePath(DOMAIN, 'term.json'), formatTerm({ ...term, phase: 'ended', outcome }));
+    }
+  }
+
+  /** To this host, as its receiver and the loser's sender do it. */
+  failOver(host: FakeHost): void {
+    this.endProtection();
+    host.guests.set(DOMAIN, { state: '-b----', memoryMiB: MEMORY_MIB });
+    host.role = 'Primary';
+    host.peer.guests.delete(DOMAIN);
+    host.peer.role = 'Secondary';
+    for (const each of this.hosts) {
+      const { term } = each;
+      if (term === undefined) continue;
+      const outcome = each === host ? 'won' : 'lost';
+      each.files.set(statePath(DOMAIN, 'term.json'), formatTerm({ ...term, outcome }));
     }
   }
 
