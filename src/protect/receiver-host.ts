@@ -70,7 +70,6 @@ class ReceiverHost {
   readonly #disks: DiskEngine;
   #receiver: Receiver | null = null;
   #session: string | null = null;
-  #entered: Promise<void> | null = null;
 
   constructor(here: HostDomain, order: Order, program: string, log: Log, notify: (state: string) => void) {
     this.#here = here;
@@ -153,15 +152,8 @@ class ReceiverHost {
           const level = /^xc: info: All records (?:buffered|processed)/.test(text) ? 'debug' : 'info';
           this.#log.log(level, 'xl says', { domain, text });
         }),
-      disks: {
-        startSession: (identity) => this.#disks.startSession(identity),
-        commit: async (epoch) => {
-          await this.#enterProtection();
-          await this.#disks.commit(epoch);
-        },
-        step: (step) => this.#disks.step(step),
-        used: () => this.#disks.used(),
-      },
+      disks: this.#disks,
+      enter: () => enterProtection(this.#store, this.#order, 'backup'),
       claim: async (onUndecided, wanted) => {
         // An operator who has not spoken can't have decided anything that nobody here knows of.
         const mayHaveWon = arbiter.name !== 'operator';
@@ -188,12 +180,6 @@ class ReceiverHost {
       },
       edges,
     );
-  }
-
-  /** Before the first commit: from then on this host may go on, and a claim counts. */
-  #enterProtection(): Promise<void> {
-    this.#entered ??= enterProtection(this.#store, this.#order, 'backup');
-    return this.#entered;
   }
 
   /** A full disk must not keep the copy from ever being started: it waits until there is room. */

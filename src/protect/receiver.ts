@@ -69,6 +69,8 @@ export interface ReceiverLink {
 export interface ReceiverEdges {
   startCopy(events: CopyEvents): Copy;
   disks: BackupDisks;
+  /** Records, durably, that this host may go on from now on. Called once, before the first commit. */
+  enter(): Promise<void>;
   /**
    * Asks the arbiter until there is an answer, or nobody wants it any more.
    * @param wanted aborts when it was decided otherwise: from then on the arbiter may not be asked
@@ -108,6 +110,7 @@ export class Receiver {
   #receivedBytes = 0;
   #askers: ((answer: { decision: Decision } | { undecided: string }, reason: string) => void)[] = [];
   #timer: NodeJS.Timeout | null = null;
+  #entered: Promise<void> | null = null;
   readonly #claiming = new AbortController();
   #finish: ((state: ReceiverState) => void) | null = null;
   #fail: ((error: Error) => void) | null = null;
@@ -344,7 +347,7 @@ export class Receiver {
         return;
       case 'commit':
         this.#do(
-          edges.disks.commit(effect.epoch).then(
+          this.#commit(effect.epoch).then(
             () => this.#input({ type: 'commit-durable', epoch: effect.epoch, nowMs: edges.nowMs() }),
             (error: unknown) => this.journalFailed((error as Error).message),
           ),
@@ -391,6 +394,12 @@ export class Receiver {
       default:
         throw new Error(`effect ${String(effect satisfies never)}`);
     }
+  }
+
+  async #commit(epoch: number): Promise<void> {
+    this.#entered ??= this.#edges.enter();
+    await this.#entered;
+    await this.#edges.disks.commit(epoch);
   }
 
   /**

@@ -106,6 +106,7 @@ class FakePair {
           drop: () => Promise.resolve(pair.note('the copy is dropped')),
         }),
         disks,
+        enter: () => Promise.resolve(),
         claim: () => Promise.resolve({ decision: 'backup', reason: 'the fake arbiter' }),
         record: (decision) => Promise.resolve(pair.note(`decided: ${decision}`)),
         nowMs: () => 0,

@@ -28,6 +28,7 @@ function receiver(): { receiver: Receiver; acknowledged: number[]; written: () =
         step: () => Promise.resolve(),
         used: () => ({ usedBytes: 0, totalBytes: 0 }),
       },
+      enter: () => Promise.resolve(),
       claim: () => new Promise(() => undefined),
       record: () => Promise.resolve(),
       nowMs: () => 0,

@@ -1,4 +1,7 @@
-/** A decision whose record has no room: it never ends the process, in which the only copy of the guest may be. */
+/**
+ * What a receiver records: before its first commit that it may go on; and its decision, which never ends the process,
+ * in which the only copy of the guest may be, for want of room.
+ */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ExitCode, OperatorError } from '../../src/core/errors.js';
@@ -6,20 +9,24 @@ import type { Decision } from '../../src/core/protect/types.js';
 import { Receiver } from '../../src/protect/receiver.js';
 import type { ReceiverEdges } from '../../src/protect/receiver.js';
 
-const test = suite('the record of a decision');
+const test = suite('the records of a receiver');
 const identity = { pair: 'rack1', domain: 'web', term: 1, session: 'ab'.repeat(16) };
 const FULL = new OperatorError('web: decision could not be written: ENOSPC', ExitCode.failed);
 
 interface World {
   receiver: Receiver;
   did: string[];
+  /** That it may go on, and its commits, in the order in which they became durable. */
+  commits: string[];
 }
 
-/** A receiver at its first commit. @param record as the edge */
+/** A receiver at its first commit, or at the end of its term before that. @param record as the edge, and `enter` */
 async function protectedReceiver(
   claim: Decision | ReceiverEdges['claim'],
   record: () => Promise<void>,
+  enter: () => Promise<void> = () => Promise.resolve(),
 ): Promise<World> {
+  const commits: string[] = [];
   const did: string[] = [];
   const note = (what: string): Promise<void> => Promise.resolve(void did.push(what));
   let begun = (): void => undefined;
@@ -34,10 +41,11 @@ async function protectedReceiver(
       }),
       disks: {
         startSession: () => Promise.resolve(),
-        commit: () => Promise.resolve(),
+        commit: (epoch) => Promise.resolve(void commits.push(`commit ${epoch}`)),
         step: note,
         used: () => ({ usedBytes: 0, totalBytes: 0 }),
       },
+      enter: () => enter().then(() => void commits.push('recorded')),
       claim:
         typeof claim === 'function'
           ? claim
@@ -59,9 +67,34 @@ async function protectedReceiver(
   await receiver.checkpoint(0, false, Buffer.from('CHECKPOINT_END'));
   await receiver.checkpoint(1, false, Buffer.from('CHECKPOINT_END'));
   receiver.marker(1);
-  await on;
-  return { receiver, did };
+  await Promise.race([on, receiver.finished]);
+  return { receiver, did, commits };
 }
+
+test('that this host may go on is recorded once, and before its first commit', async () => {
+  const { receiver, commits } = await protectedReceiver(
+    'primary',
+    () => Promise.resolve(),
+    () => new Promise((resolve) => setImmediate(resolve)),
+  );
+  await receiver.checkpoint(2, false, Buffer.from('CHECKPOINT_END'));
+  receiver.marker(2);
+  while (commits.length < 3) await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(commits, ['recorded', 'commit 1', 'commit 2']);
+  receiver.close();
+});
+
+test('where that has no room nothing is committed, and the primary goes on', async () => {
+  const { receiver, commits } = await protectedReceiver(
+    'backup',
+    () => Promise.resolve(),
+    () => Promise.reject(FULL),
+  );
+  const { decision, reason } = await receiver.finished;
+  assert.is(decision, 'primary');
+  assert.match(reason, /the journal can't go on: .*ENOSPC/);
+  assert.equal(commits, []);
+});
 
 test('whoever gives way needs none, and says so', async () => {
   const { receiver, did } = await protectedReceiver('primary', () => Promise.reject(FULL));

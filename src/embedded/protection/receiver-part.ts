@@ -113,6 +113,7 @@ class ReceiverPart {
     return {
       startCopy: (events) => new EmbeddedCopy(directory, this.#ipc, events),
       disks: this.#disksWithCuts(),
+      enter: () => Promise.resolve(),
       claim: async (onUndecided, wanted) => {
         await noteClaim(directory, order.term);
         return claimFrom(
