@@ -7,6 +7,7 @@ import type { GuestReading } from '../core/check.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import type { DomainLayout, HostConfig, Pair } from '../core/model.js';
 import { Paths } from '../core/names.js';
+import { moduleResource } from '../core/protocol-d/running.js';
 import type { DesiredFile } from '../core/setup/files.js';
 import type { Round, Step, Wait } from '../core/setup/step.js';
 import type { RunningResource } from '../core/facts.js';
@@ -334,7 +335,7 @@ async function waitFor(
   let last = wait.reason;
   for (;;) {
     const nowMs = dependencies.nowMs();
-    const resource = await drbdNow(host, wait.domain);
+    const resource = await drbdNow(host, wait);
     const connection = resource?.connections[0];
     if (wait.kind === 'connect') {
       if (connection?.connection === 'Connected' || connection?.connection === 'StandAlone') return;
@@ -372,10 +373,14 @@ async function waitFor(
 }
 
 /** The resource as it is in the host's kernel now; undefined when it is not up. */
-async function drbdNow(host: Host, domain: string): Promise<RunningResource | undefined> {
-  const key = 'events2';
-  const result = (await host.probe(new Map([[key, drbdCommand()]]))).get(key);
+async function drbdNow(host: Host, { domain, moduleMinor }: Wait): Promise<RunningResource | undefined> {
+  const key = 'drbd';
+  const command = moduleMinor === undefined ? drbdCommand() : ['cat', '/proc/drbd'];
+  const result = (await host.probe(new Map([[key, command]]))).get(key);
   if (result === undefined) throw new Error(`${host.name}: no answer to ${key}`);
+  if (moduleMinor !== undefined) {
+    return result.exitCode === 0 ? moduleResource(host.name, domain, moduleMinor, result.stdout) : undefined;
+  }
   const resources = parseDrbdRunning(host.name, result);
   return resources.known ? resources.value.find((resource) => resource.name === domain) : undefined;
 }

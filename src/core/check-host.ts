@@ -3,7 +3,7 @@
  * files of others that setup touches; and whether the two hosts of a pair fit together.
  */
 import { finding, type Finding } from './check.js';
-import { type HostFacts, REQUIRED_MODULES, REQUIRED_PACKAGES, XEN_SCRIPTS } from './facts.js';
+import { type HostFacts, REQUIRED_PACKAGES, requiredModules, XEN_SCRIPTS } from './facts.js';
 import type { ReachAnswer } from './claim/types.js';
 import type { Arbiter, DomainLayout, Engine, Pair } from './model.js';
 import { mapperPath, Paths } from './names.js';
@@ -19,7 +19,6 @@ const DRBD_UTILS_TRIED = '9.22';
 /** Of what dom0 has left, for the receiver with its index and for the tools. */
 export const DOM0_AVAILABLE_MIN_BYTES = 256 * 2 ** 20;
 /** Modules that only the epoch journal needs; with protocol D the module buffers by itself. */
-const JOURNAL_MODULES: readonly string[] = ['nbd', 'dm_mod'];
 
 /**
  * Compares the leading numbers of two versions: `4.17.6-pre` is after `4.17`.
@@ -54,7 +53,7 @@ export function hostFindings(facts: HostFacts, layouts: readonly DomainLayout[])
     timeSyncFinding(facts),
     globalFileFinding(facts),
     ...XEN_SCRIPTS.map((path) => scriptFinding(facts, path)),
-    drbdConfigurationFinding(facts),
+    drbdConfigurationFinding(facts, engine),
     drbdServiceFinding(facts),
     lvmFilterFinding(facts, layouts),
   ];
@@ -134,7 +133,7 @@ function packagesFinding({ packages }: HostFacts): Finding {
 }
 
 function modulesFinding({ loadedModules, availableModules }: HostFacts, engine: Engine): Finding {
-  const required = REQUIRED_MODULES.filter((name) => engine === 'journal' || !JOURNAL_MODULES.includes(name));
+  const required = requiredModules(engine);
   const needed = `kernel modules ${required.join(', ')}`;
   const available = availableModules.known ? availableModules.value : {};
   const missing = required.filter((name) => !loadedModules.includes(name) && !Object.hasOwn(available, name));
@@ -291,7 +290,8 @@ function scriptFinding(facts: HostFacts, path: string): Finding {
   );
 }
 
-function drbdConfigurationFinding({ drbdConfigured }: HostFacts): Finding {
+function drbdConfigurationFinding(facts: HostFacts, engine: Engine): Finding {
+  const { drbdConfigured } = facts;
   const needed = 'a DRBD configuration that drbdadm can read, or none';
   if (drbdConfigured.known) {
     const { length } = drbdConfigured.value;
@@ -302,6 +302,16 @@ function drbdConfigurationFinding({ drbdConfigured }: HostFacts): Finding {
       needed,
       '',
     );
+  }
+  // The package's own file is for 8.4 and 9.
+  const isPackaged = originOf(facts, Paths.drbdGlobal) === 'packaged';
+  if (
+    engine === 'protocol-d' &&
+    isPackaged &&
+    drbdConfigured.reason.startsWith('drbd.d/global_common.conf:')
+  ) {
+    const found = `DRBD 8.3 can't read ${Paths.drbdGlobal} as the package ships it`;
+    return finding('drbd-configuration', 'warn', found, needed, 'setup puts its own in its place');
   }
   return finding(
     'drbd-configuration',
@@ -342,9 +352,7 @@ function lvmFilterFinding({ lvmFilters }: HostFacts, layouts: readonly DomainLay
   const devices = layouts.flatMap(({ domain, volumes }) =>
     volumes.flatMap(({ minor, volume, mapper }) => {
       const drbd = [`/dev/drbd${minor}`, `/dev/drbd/by-res/${domain.name}/${volume}`];
-      return domain.engine === 'protocol-d'
-        ? [drbd]
-        : [drbd, [mapperPath(mapper), `/dev/disk/by-id/dm-name-${mapper}`]];
+      return [drbd, [mapperPath(mapper), `/dev/disk/by-id/dm-name-${mapper}`]];
     }),
   );
   const taken = devices.filter((names) => isRefused(filters, names) !== true).map(([path]) => path);

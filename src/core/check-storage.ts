@@ -41,20 +41,16 @@ interface NeededLv {
 export function storageFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
   return [
     ...lvmFindings(layout, facts),
-    // With protocol D, whoever has that module makes the devices.
-    ...(layout.domain.engine === 'journal'
-      ? layout.volumes.flatMap((volume) => [
-          ...mapperFindings(volume, facts),
-          ...contentFindings(layout, volume, facts),
-        ])
-      : []),
+    ...layout.volumes.flatMap((volume) => [
+      ...mapperFindings(volume, facts),
+      ...contentFindings(layout, volume, facts),
+    ]),
     ...collisionFindings(layout, facts),
     ...portFindings(layout, facts),
   ];
 }
 
 function neededLvs(layout: DomainLayout, volumes: readonly LogicalVolume[]): NeededLv[] {
-  const make = layout.domain.engine === 'journal';
   const needed = layout.volumes.flatMap((volume): NeededLv[] => {
     const { volumeGroup, dataLv, metaLv, makeData } = volume;
     const existing = findLv(volumes, volumeGroup, dataLv);
@@ -65,20 +61,20 @@ function neededLvs(layout: DomainLayout, volumes: readonly LogicalVolume[]): Nee
         volumeGroup,
         name: dataLv,
         sizeBytes: bytes === undefined ? undefined : bytes + spare,
-        make: make && makeData,
-        extend: make && !makeData,
+        make: makeData,
+        extend: !makeData,
       },
       {
         volumeGroup,
         name: metaLv,
         sizeBytes: bytes === undefined ? undefined : metaBytes(bytes),
-        make,
+        make: true,
       },
     ];
   });
   if (layout.journal) {
     const { volumeGroup, lv, sizeBytes } = layout.journal;
-    needed.push({ volumeGroup, name: lv, sizeBytes, make });
+    needed.push({ volumeGroup, name: lv, sizeBytes, make: true });
   }
   return needed;
 }
@@ -375,7 +371,7 @@ function collisionFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
 
   for (const resource of facts.drbdConfigured.known ? facts.drbdConfigured.value : []) {
     if (resource.name === domain.name) {
-      if (resource.file === resourcePath(domain.name)) continue;
+      if (isOurs(resource, layout)) continue;
       clash('drbd-name', `${place(resource)} has a resource of that name`, nameNeeded, `rename one of them`);
       continue;
     }
@@ -414,9 +410,9 @@ function collisionFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
   if (!facts.drbdRunning.known) {
     clash(
       'drbd-running',
-      `drbdsetup: ${facts.drbdRunning.reason}`,
+      `DRBD can't be asked: ${facts.drbdRunning.reason}`,
       'the resources that run',
-      'mend what drbdsetup says',
+      'mend what it says',
     );
     return findings;
   }
@@ -457,7 +453,14 @@ function collisionFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
 }
 
 function place(resource: ConfiguredResource): string {
-  return `${resource.file}:${resource.line}`;
+  return resource.file === undefined ? 'the configuration' : `${resource.file}:${resource.line}`;
+}
+
+/** 8.3 does not say which file a resource is in; then it is known by its devices, which are made for us alone. */
+function isOurs({ file, hosts }: ConfiguredResource, { domain, volumes }: DomainLayout): boolean {
+  if (file !== undefined) return file === resourcePath(domain.name);
+  const ours = volumes.map(({ mapper }) => mapperPath(mapper));
+  return hosts.every((host) => host.volumes.every(({ disk }) => disk !== undefined && ours.includes(disk)));
 }
 
 function portFindings(layout: DomainLayout, facts: HostFacts): Finding[] {

@@ -11,7 +11,7 @@
  * be read must never pass for a host with nothing on it.
  */
 import { OperatorError } from './errors.js';
-import type { DomainLayout } from './model.js';
+import type { DomainLayout, Engine } from './model.js';
 import {
   lvPath,
   Paths,
@@ -39,6 +39,7 @@ import * as system from './parse/system.js';
 import { linesOf, ParseError } from './parse/text.js';
 import { parseXlTopology, type CpuPlace } from './parse/vcpu.js';
 import { parseXlInfo, parseXlList } from './parse/xen.js';
+import { isModule83, moduleResources } from './protocol-d/running.js';
 import { SSH_KEY } from './setup/ssh.js';
 
 /** Something that a tool said, or why it said nothing. */
@@ -208,7 +209,7 @@ export interface RunningConnection {
   volumes: Record<number, RunningPeerVolume>;
 }
 
-/** A resource in the kernel now, from `drbdsetup events2`. */
+/** A resource in the kernel now, from `drbdsetup events2`; with 8.3 from /proc/drbd. */
 export interface RunningResource {
   name: string;
   role: Role;
@@ -221,9 +222,9 @@ export interface RunningResource {
 /** A resource in the configuration files, from `drbdadm dump-xml`. */
 export interface ConfiguredResource {
   name: string;
-  /** The file it is in, and its line. */
-  file: string;
-  line: number;
+  /** The file it is in, and its line; 8.3 does not say. */
+  file?: string;
+  line?: number;
   hosts: ConfiguredHost[];
 }
 
@@ -392,6 +393,11 @@ export const REQUIRED_MODULES = [
   'cls_matchall',
   'sch_ingress',
 ] as const;
+
+/** Those of them that an engine needs: only the journal is an NBD device. */
+export function requiredModules(engine: Engine): (typeof REQUIRED_MODULES)[number][] {
+  return REQUIRED_MODULES.filter((name) => name !== 'nbd' || engine === 'journal');
+}
 
 /** Debian packages that a host needs. A star stands for the part of the name that is a version. */
 export const REQUIRED_PACKAGES = [
@@ -648,10 +654,12 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
   const dmInfo = fact('dmsetup-info', (text) => text);
   const loaded = always('modules', system.parseProcModules);
   const procDrbd = result('proc-drbd');
+  const identity = always('uname', system.parseUname);
+  const configured = drbdConfigured(result('drbdadm-dump-xml'), (parse) => fact('drbdadm-dump-xml', parse));
   const topology = fact('xl-topology', parseXlTopology);
   return {
     host,
-    ...always('uname', system.parseUname),
+    ...identity,
     uid: always('id', system.parseUid),
     clockMs: always('date', system.parseClock),
     memory: always('meminfo', system.parseMeminfo),
@@ -673,8 +681,11 @@ function readFacts(host: string, results: ReadonlyMap<string, ProbeResult>): Hos
     dm: dmInfo.known ? fact('dmsetup-table', (table) => parseDmsetup(dmInfo.value, table)) : dmInfo,
     blockDevices: fact('lsblk', parseLsblk),
     lvmFilters: fact('lvmconfig', parseLvmFilters),
-    drbdRunning: drbdRunning(result('events2')),
-    drbdConfigured: fact('drbdadm-dump-xml', parseDumpXml),
+    // 8.3 has no events2.
+    drbdRunning: isModule83(procDrbd.stdout)
+      ? moduleRunning(procDrbd.stdout, configured, identity.nodeName)
+      : drbdRunning(result('events2')),
+    drbdConfigured: configured,
     units: fact('units', system.parseUnits),
     diversions: fact('diversions', system.parseDiversions),
     packagedFiles: fact('conffiles', system.parseConffiles),
@@ -701,6 +712,31 @@ function parsePublicKey(text: string): string {
 
 function firstLine(text: string): string {
   return (text.split('\n').find((line) => line.trim() !== '') ?? '').trim().slice(0, 300);
+}
+
+/** drbdadm of 8.3 fails where there is no resource. */
+function drbdConfigured(
+  { stdout, stderr }: ProbeResult,
+  read: (parse: typeof parseDumpXml) => Fact<ConfiguredResource[]>,
+): Fact<ConfiguredResource[]> {
+  return stdout === '' && stderr.trim() === 'no resources defined!'
+    ? { known: true, value: [] }
+    : read(parseDumpXml);
+}
+
+/** A module of 8.3 without protocol D is one that this project can do nothing with, and no reason to stop `check`. */
+function moduleRunning(
+  procDrbd: string,
+  configured: Fact<ConfiguredResource[]>,
+  nodeName: string,
+): Fact<RunningResource[]> {
+  try {
+    const value = moduleResources(procDrbd, configured.known ? configured.value : [], nodeName);
+    return { known: true, value };
+  } catch (error) {
+    if (!(error instanceof ParseError)) throw error;
+    return { known: false, cause: 'failed', reason: error.message };
+  }
 }
 
 /** `find` says that the module's directory is not there where the module is not loaded: nothing can run then. */

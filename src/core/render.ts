@@ -12,7 +12,7 @@ import { isIP } from 'node:net';
 import Handlebars from 'handlebars';
 
 import { domainFile } from './domain-file.js';
-import { REQUIRED_MODULES } from './facts.js';
+import { requiredModules } from './facts.js';
 import { layoutsOfHost } from './layout.js';
 import type { DomainLayout, VolumeLayout } from './model.js';
 import {
@@ -85,7 +85,7 @@ export function renderHost(
 function globalFiles(layouts: readonly DomainLayout[], assets: Assets): RenderedFile[] {
   const journal = layouts.filter(({ domain }) => domain.engine === 'journal');
   const volumes = journal.reduce((sum, layout) => sum + layout.volumes.length, 0);
-  const modules = REQUIRED_MODULES.filter((name) => name !== 'nbd' || journal.length > 0);
+  const modules = requiredModules(journal.length > 0 ? 'journal' : 'protocol-d');
   const system = {
     modules,
     journal: journal.length > 0,

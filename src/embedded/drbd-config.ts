@@ -92,12 +92,24 @@ function readResource(section: Statement, file: string, line: number, text: stri
     statements.filter(({ words }) => words[0] === word);
   const value = (statements: Statement[], word: string, index = 1): string =>
     find(statements, word)[0]?.words[index] ?? '';
+  const volume = (
+    number: number,
+    inside: Statement[],
+    metaDisk: string,
+  ): EmbeddedResource['volumes'][number] => ({
+    volume: number,
+    minor: Number(value(inside, 'device', 2)),
+    disk: value(inside, 'disk'),
+    metaDisk: value(inside, metaDisk),
+  });
+  const hosts = find(body, 'on');
+  const first = hosts[0]?.body;
   return {
     name: section.words[1] ?? '',
     file,
     line,
     text,
-    hosts: find(body, 'on').map((on) => {
+    hosts: hosts.map((on) => {
       const [, family = '', place = ''] = find(on.body ?? [], 'address')[0]?.words ?? [];
       const [address = '', port = ''] = place.split(/:(?=\d+$)/);
       return {
@@ -107,11 +119,12 @@ function readResource(section: Statement, file: string, line: number, text: stri
         port: Number(port),
       };
     }),
-    volumes: find(body, 'volume').map((volume) => ({
-      volume: Number(volume.words[1]),
-      minor: Number(value(volume.body ?? [], 'device', 2)),
-      disk: value(volume.body ?? [], 'disk'),
-      metaDisk: value(volume.body ?? [], 'meta-disk'),
-    })),
+    // In the syntax of 8.3 a host has its one volume in itself.
+    volumes:
+      first !== undefined && find(first, 'device').length > 0
+        ? [volume(0, first, 'flexible-meta-disk')]
+        : find(body, 'volume').map(({ words, body: inside = [] }) =>
+            volume(Number(words[1]), inside, 'meta-disk'),
+          ),
   };
 }

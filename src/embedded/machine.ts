@@ -11,6 +11,7 @@ import type { EmbeddedDrbd, DrbdKernel } from './drbd.js';
 import { NotModelled } from './results.js';
 import type { EmbeddedBackend, EmbeddedResult, EmbeddedStream } from './sshd.js';
 import { drbdTools } from './tools-drbd.js';
+import { procDrbd83 } from './tools-drbd-83.js';
 import { fileTools } from './tools-files.js';
 import { storageTools } from './tools-storage.js';
 import { loadModules, startEnabledUnits, systemTools, type Unit } from './tools-system.js';
@@ -38,6 +39,8 @@ export interface MachineOptions {
   /** By name: size in bytes. */
   volumeGroups?: Record<string, number>;
   files?: Record<string, string>;
+  /** Of the kernel; 8.3 is that with protocol D. */
+  drbdModule?: '8.3' | '8.4';
 }
 
 const EXTENT_BYTES = 4 * 1024 * 1024;
@@ -54,6 +57,7 @@ export class EmbeddedMachine implements EmbeddedBackend {
   readonly replication: string;
   readonly drbd: EmbeddedDrbd;
   readonly kernel: DrbdKernel;
+  readonly drbdModule: '8.3' | '8.4';
   readonly files: FileSystem;
   readonly packagedFiles = PACKAGED_FILES;
   readonly volumeGroups: Vg[];
@@ -83,6 +87,7 @@ export class EmbeddedMachine implements EmbeddedBackend {
     this.replication = options.replication;
     this.drbd = options.drbd;
     this.kernel = options.drbd.kernels[options.place];
+    this.drbdModule = options.drbdModule ?? '8.4';
     this.files = new FileSystem({ ...PACKAGED_FILES, ...options.files }, (path) => this.#special(path));
     this.volumeGroups = Object.entries(options.volumeGroups ?? DEFAULT_GROUPS).map(([name, sizeBytes]) => ({
       name,
@@ -270,6 +275,7 @@ export class EmbeddedMachine implements EmbeddedBackend {
       return 'MemTotal:        1000352 kB\nMemFree:          623612 kB\nMemAvailable:     741708 kB\n';
     }
     if (path === '/proc/drbd' && this.modules.has('drbd')) {
+      if (this.drbdModule === '8.3') return procDrbd83(this);
       return 'version: 8.4.11 (api:1/proto:86-101)\nsrcversion: EMBEDDED0000000000000000 \n';
     }
     const module = /^\/sys\/module\/([^/]+)$/.exec(path)?.[1];

@@ -19,6 +19,7 @@ export interface EmbeddedPairOptions {
   hostKeys?: readonly string[];
   volumeGroups?: MachineOptions['volumeGroups'];
   files?: MachineOptions['files'];
+  drbdModule?: MachineOptions['drbdModule'];
 }
 
 export class EmbeddedHost {
@@ -67,7 +68,8 @@ export class EmbeddedPair {
   }
 
   static async start(options: EmbeddedPairOptions): Promise<EmbeddedPair> {
-    const { names, replication, authorizedKeys, delayMs, hostKeys, volumeGroups, files } = options;
+    const { names, replication, authorizedKeys, delayMs, hostKeys, volumeGroups, files, drbdModule } =
+      options;
     const drbd = new EmbeddedDrbd();
     const start = (place: 0 | 1): Promise<EmbeddedHost> => {
       const machine = new EmbeddedMachine({
@@ -77,6 +79,7 @@ export class EmbeddedPair {
         place,
         ...(volumeGroups === undefined ? {} : { volumeGroups }),
         ...(files === undefined ? {} : { files }),
+        ...(drbdModule === undefined ? {} : { drbdModule }),
       });
       return EmbeddedHost.start(machine, {
         backend: machine,

@@ -1,8 +1,12 @@
-/** Embedded drbd-utils (9.22 with DRBD 8.4 in the kernel), and `remus-devices` as it works on a host. */
+/**
+ * Embedded drbd-utils (9.22 with DRBD 8.4 in the kernel; with 8.3 see tools-drbd-83.ts), and `remus-devices` as it
+ * works on a host.
+ */
 import { devicesPath, Paths } from '../core/names.js';
 import { DrbdRefusal, type KernelResource, type KernelVolume } from './drbd.js';
 import { parseResources, type EmbeddedResource } from './drbd-config.js';
 import type { EmbeddedMachine, Tool } from './machine.js';
+import { drbdadm83, drbdsetup83 } from './tools-drbd-83.js';
 import { failed, NO_SUCH_FILE, NotModelled, printed } from './results.js';
 import type { EmbeddedResult } from './sshd.js';
 import { JUST_CREATED, NO_UUID, type MetaData } from './volumes.js';
@@ -25,6 +29,16 @@ const VERSION = [
 ].join('\n');
 
 function drbdadm(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+  if (machine.drbdModule !== '8.3') return drbdadm84(machine, args);
+  try {
+    return drbdadm83(machine, args, drbdadm84, configured);
+  } catch (error) {
+    if (error instanceof NotModelled) throw error;
+    return failed(10, (error as Error).message);
+  }
+}
+
+function drbdadm84(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
   const [command = '', ...rest] = args;
   try {
     if (command === '--version') return printed(VERSION);
@@ -200,6 +214,7 @@ function dumpXml(resources: EmbeddedResource[]): string {
 
 /** `drbdsetup events2 --now --statistics`, and of `drbdsetup show RESOURCE` the protocol. */
 function drbdsetup(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+  if (machine.drbdModule === '8.3') return drbdsetup83();
   const [command, resource = ''] = args;
   if (command === 'show' && args.length === 2) {
     if (!machine.kernel.resources.has(resource)) return failed(10, `${resource}: No such resource\n`);

@@ -58,7 +58,7 @@ const MODULES: Record<string, string | undefined> = {
   sch_ingress: undefined,
 };
 
-function modinfo(_machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
+function modinfo(machine: EmbeddedMachine, args: readonly string[]): EmbeddedResult {
   const [option, ...names] = args;
   if (option !== '-0') throw new NotModelled('modinfo without -0');
   let [stdout, stderr] = ['', ''];
@@ -67,7 +67,8 @@ function modinfo(_machine: EmbeddedMachine, args: readonly string[]): EmbeddedRe
       stdout += `name:           ${name}\0filename:       (builtin)\0license:        GPL\0`;
     else if (!Object.hasOwn(MODULES, name)) stderr += `modinfo: ERROR: Module ${name} not found.\n`;
     else {
-      const version = MODULES[name] === undefined ? '' : `version:        ${MODULES[name]}\0`;
+      const number = name === 'drbd' && machine.drbdModule === '8.3' ? '8.3.11' : MODULES[name];
+      const version = number === undefined ? '' : `version:        ${number}\0`;
       stdout += `filename:       /lib/modules/6.1.0-41-amd64/kernel/${name}.ko\0license:        GPL\0${version}name:           ${name}\0`;
     }
   }

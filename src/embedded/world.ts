@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { pairWorks } from '../commands/context.js';
 import type { Dependencies, PairWork } from '../commands/converge.js';
 import { parseKnownHosts } from '../core/knownhosts.js';
-import type { HostConfig } from '../core/model.js';
+import type { Engine, HostConfig } from '../core/model.js';
 import { Paths } from '../core/names.js';
 import { textFile, type DesiredFile } from '../core/setup/files.js';
 import { loadAssets } from '../edge/assets.js';
@@ -32,6 +32,8 @@ export interface WorldOptions {
   /** More lines of every pair's configuration, such as `link: ssh`. */
   pairLines?: readonly string[];
   limits?: Partial<SshLimits>;
+  /** `protocol-d`: the hosts have DRBD 8.3 with it. */
+  engine?: Engine;
 }
 
 const KERNEL = '/var/lib/embedded/vmlinuz';
@@ -50,12 +52,14 @@ export class EmbeddedWorld {
   readonly #log: Log;
   readonly #limits: Partial<SshLimits>;
   readonly #pairLines: readonly string[];
+  readonly #engine: Engine;
 
   private constructor(folder: string, pairs: readonly EmbeddedPair[], options: WorldOptions) {
     this.folder = folder;
     this.pairs = pairs;
     this.#limits = options.limits ?? {};
     this.#pairLines = options.pairLines ?? [];
+    this.#engine = options.engine ?? 'journal';
     this.#log = createLog({ level: 'error', json: false });
   }
 
@@ -72,6 +76,7 @@ export class EmbeddedWorld {
           authorizedKeys: [key.public],
           hostKeys,
           files: { [KERNEL]: 'embedded: stands for a kernel\n' },
+          ...(options.engine === 'protocol-d' ? { drbdModule: '8.3' as const } : {}),
           ...(options.delayMs === undefined ? {} : { delayMs: options.delayMs }),
           ...(options.volumeGroups === undefined ? {} : { volumeGroups: options.volumeGroups }),
         }),
@@ -103,6 +108,9 @@ export class EmbeddedWorld {
         `        config: ${name}.cfg`,
         `        primary: ${pair.hosts[0].config.name}`,
         `        port: ${FIRST_PORT + place}`,
+        ...(this.#engine === 'protocol-d'
+          ? ['        engine: protocol-d', `        minor: ${1 + place}`]
+          : []),
         '        disks:',
         ...disks.map((disk) => `          - ${disk}`),
       );

@@ -1,6 +1,6 @@
 /** Facts: the list of probes, and their reading where tools are missing, fail, or say something unknown. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -138,6 +138,31 @@ test('a module that is not loaded runs nothing; a drbdsetup that is missing or f
     errorOf(() => running(said(''))).message,
     /^alpha: output of drbdsetup events2 not understood/,
   );
+});
+
+test('with DRBD 8.3 /proc/drbd is read, and the configuration has the names', () => {
+  const of = (name: string): string => readFileSync(join('test/data', name), 'utf8');
+  const facts = (procDrbd: string, changes: Record<string, ProbeResult> = {}): HostFacts =>
+    factsWith({
+      'proc-drbd': said(of(`proc-drbd/${procDrbd}`)),
+      events2: failing(0, '', of('drbd-8.3/events2.txt')),
+      'drbdadm-dump-xml': said(of('drbd-8.3/dump-xml.xml')),
+      ...changes,
+    });
+  const running = (found: HostFacts): unknown =>
+    found.drbdRunning.known
+      ? found.drbdRunning.value.map(({ name, role, volumes }) => [name, role, volumes[0]?.minor])
+      : found.drbdRunning.reason;
+  const protectedHost = facts('primary-protected.txt');
+  assert.is(protectedHost.drbdModule, '8.3.11');
+  assert.equal(running(protectedHost), [['legacy', 'Primary', 1]]);
+  const none = { 'drbdadm-dump-xml': failing(1, 'no resources defined!\n') };
+  const unnamed = facts('primary-protected.txt', none);
+  assert.equal(
+    [running(unnamed), unnamed.drbdConfigured],
+    [[['minor 1', 'Primary', 1]], { known: true, value: [] }],
+  );
+  assert.match(String(running(facts('stock-8.3.txt'))), /so this module has no protocol D/);
 });
 
 test('the state of DRBD alone', () => {

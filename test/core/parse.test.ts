@@ -186,6 +186,20 @@ test('dump-xml of 9 and of 8.4 give the same', () => {
   });
 });
 
+test('dump-xml of 8.3 has no places, and the one volume in the host', () => {
+  const [, legacy] = parseDumpXml(readFileSync('test/data/drbd-8.3/dump-xml.xml', 'utf8'));
+  assert.equal(legacy, {
+    name: 'legacy',
+    hosts: ['alpha', 'beta'].map((name, index) => ({
+      name,
+      address: { family: 'ipv4', address: index === 0 ? '127.0.0.1' : '127.0.0.9', port: 7790 },
+      volumes: [
+        { volume: 0, minor: 1, disk: '/dev/mapper/remus-legacy-0', metaDisk: '/dev/vg0/remus-legacy-0-md' },
+      ],
+    })),
+  });
+});
+
 test('dump-xml without a resource', () => {
   assert.equal(parseDumpXml(data('drbdadm-dump-xml-none.xml')), []);
 });

@@ -14,6 +14,7 @@ import * as assert from 'uvu/assert';
 
 import type { DomainLayout } from '../../src/core/model.js';
 import type { RenderedFile } from '../../src/core/render.js';
+import { createMetaData, promoteByForce, skipFirstSync } from '../../src/core/setup/drbdadm.js';
 import { exampleNames, loadExample } from './examples.js';
 
 const NINE = '/usr/sbin/drbdadm';
@@ -61,8 +62,10 @@ function checkDomain(drbdConf: string, host: string, layout: DomainLayout): void
     assert.is(parsed.status, 0, `${tool}: ${parsed.stderr}`);
     const up = run(tool, drbdConf, host, '--dry-run', 'up', domain.name);
     assert.is(up.status, 0, `${tool}: ${up.stderr}`);
-    if (domain.engine === 'protocol-d') checkProtocolD(up.stdout, host, layout);
-    else checkJournal(up.stdout, host, layout);
+    if (domain.engine === 'protocol-d') {
+      checkProtocolD(up.stdout, host, layout);
+      checkSyntaxOf83(drbdConf, host, layout);
+    } else checkJournal(up.stdout, host, layout);
   }
 }
 
@@ -82,6 +85,23 @@ function checkJournal(commands: string, host: string, layout: DomainLayout): voi
   for (const sides of [0, 1, 2]) contains(commands, `--after-sb-${sides}pri=disconnect`);
   lacks(commands, 'disk-flushes=no');
   lacks(commands, 'discard');
+}
+
+/** What setup gives drbdadm beside `adjust`: an option in the wrong place is ignored without a word. */
+function checkSyntaxOf83(drbdConf: string, host: string, { domain, volumes }: DomainLayout): void {
+  const minor = volumes[0]?.minor ?? 0;
+  for (const [argv, command] of [
+    [createMetaData(domain, 0), 'flex-external create-md --force\n'],
+    [skipFirstSync(domain, 0), ` ${minor} new-current-uuid --clear-bitmap\n`],
+    [promoteByForce(domain), ` ${minor} primary --overwrite-data-of-peer\n`],
+    [['drbdadm', 'secondary', domain.name], ` ${minor} secondary\n`],
+    [['drbdadm', 'disconnect', domain.name], ` ${minor} disconnect\n`],
+    [['drbdadm', '--', '--discard-my-data', 'connect', domain.name], ' --discard-my-data\n'],
+  ] as const) {
+    const { status, stdout, stderr } = run(EIGHT_THREE, drbdConf, host, '--dry-run', ...argv.slice(1));
+    assert.is(status, 0, stderr);
+    contains(stdout, command);
+  }
 }
 
 function checkProtocolD(commands: string, host: string, layout: DomainLayout): void {

@@ -12,6 +12,7 @@ import { setupPair, type SetupOptions } from '../../src/commands/setup.js';
 import { readStatus } from '../../src/commands/status.js';
 import { teardownPair } from '../../src/commands/teardown.js';
 import { ExitCode, OperatorError } from '../../src/core/errors.js';
+import type { Engine } from '../../src/core/model.js';
 import type { Progress } from '../../src/edge/progress.js';
 import { embeddedKey } from '../../src/embedded/sshd.js';
 import { ZERO } from '../../src/embedded/volumes.js';
@@ -22,6 +23,8 @@ const test = suite('setup on embedded hosts');
 const GIB = 1024 ** 3;
 const EXT4 = { id: 'a file system', signatures: [{ type: 'ext4', offsetBytes: 1080 }] };
 const silent: Progress = { line: () => undefined, state: () => undefined };
+/** With `protocol-d` the hosts have DRBD 8.3. */
+const ENGINES: readonly Engine[] = ['journal', 'protocol-d'];
 const plain: SetupOptions = { overwrite: new Set(), dryRun: false, wait: true };
 
 async function inWorld(
@@ -108,79 +111,85 @@ test('from nothing to replicated disks; a second run changes nothing', async () 
   );
 });
 
-test('a dry run tells the very steps that the run then does, and changes nothing', async () => {
-  await inWorld({}, async (world, setUp) => {
-    const before = disks(world);
-    const told = await setUp({ dryRun: true });
-    assert.equal(disks(world), before);
-    assert.equal([...(await setUp())].sort(), [...told].sort());
-  });
-});
-
-test('existing data is copied from the primary, with progress; the backup is refused while it holds data', async () => {
-  await inWorld(
-    { disks: ['{ vdev: xvda, volumeGroup: vg0, logicalVolume: root }'] },
-    async (world, setUp) => {
-      const [one, other] = pairOf(world).hosts;
-      const volume = { volumeGroup: 'vg0', name: 'root', sizeBytes: GIB };
-      one.machine.addLv({ ...volume, content: EXT4 });
-      const lost = other.machine.addLv({ ...volume, content: EXT4 });
-      try {
-        await setUp();
-        assert.unreachable();
-      } catch (error) {
-        assert.instance(error, OperatorError);
-        assert.is((error as OperatorError).exitCode, ExitCode.refused);
-        assert.match((error as Error).message, /it holds data \(ext4\)/);
-      }
-      lost.content = ZERO;
-      pairOf(world).drbd.syncBytesPerLook = GIB / 8;
-      const states: string[] = [];
-      await setUp({}, { line: () => undefined, state: (text) => states.push(text) });
-      assert.ok(
-        states.some((text) => /first sync: \d+%/.test(text)),
-        states.join('\n'),
-      );
+for (const engine of ENGINES) {
+  test(`${engine}: a dry run tells the very steps that the run then does, and changes nothing`, async () => {
+    await inWorld({ engine }, async (world, setUp) => {
+      const before = disks(world);
+      const told = await setUp({ dryRun: true });
+      assert.equal(disks(world), before);
+      assert.equal([...(await setUp())].sort(), [...told].sort());
       await assertReady(world);
-    },
-  );
-});
-
-test('both hosts come back from a reboot by themselves', async () => {
-  await inWorld({}, async (world, setUp) => {
-    await setUp();
-    for (const { machine } of pairOf(world).hosts) machine.reboot();
-    await assertReady(world);
-    assert.equal(await setUp(), []);
-  });
-});
-
-test('teardown leaves nothing but the data; with the data named, nothing at all', async () => {
-  for (const deleteData of [new Set<string>(), new Set(['guest1'])]) {
-    await inWorld({}, async (world, setUp) => {
-      const untouched = disks(world);
-      await setUp();
-      const { loaded, works } = await world.load();
-      const dependencies = { ...world.dependencies(loaded), pause: soon };
-      const options = { domains: new Set(['guest1']), deleteData, dryRun: false };
-      await teardownPair(only(works), dependencies, options, silent);
-      if (deleteData.size > 0) {
-        assert.equal(disks(world), untouched);
-        return;
-      }
-      assert.equal(await teardownPair(only(works), dependencies, options, silent), {
-        pair: 'pair1',
-        changes: [],
-      });
-      const again = await setUp();
-      assert.not.ok(
-        again.some((title) => /meta-data|zeroes|first sync/.test(title)),
-        again.join('\n'),
-      );
-      await assertReady(world);
+      assert.equal(await setUp(), []);
     });
-  }
-});
+  });
+}
+
+for (const engine of ENGINES) {
+  test(`${engine}: existing data is copied from the primary, with progress; the backup is refused while it holds data`, async () => {
+    await inWorld(
+      { engine, disks: ['{ vdev: xvda, volumeGroup: vg0, logicalVolume: root }'] },
+      async (world, setUp) => {
+        const [one, other] = pairOf(world).hosts;
+        const volume = { volumeGroup: 'vg0', name: 'root', sizeBytes: GIB };
+        one.machine.addLv({ ...volume, content: EXT4 });
+        const lost = other.machine.addLv({ ...volume, content: EXT4 });
+        try {
+          await setUp();
+          assert.unreachable();
+        } catch (error) {
+          assert.instance(error, OperatorError);
+          assert.is((error as OperatorError).exitCode, ExitCode.refused);
+          assert.match((error as Error).message, /it holds data \(ext4\)/);
+        }
+        lost.content = ZERO;
+        pairOf(world).drbd.syncBytesPerLook = GIB / 8;
+        const states: string[] = [];
+        await setUp({}, { line: () => undefined, state: (text) => states.push(text) });
+        assert.ok(
+          states.some((text) => /first sync: \d+%/.test(text)),
+          states.join('\n'),
+        );
+        await assertReady(world);
+      },
+    );
+  });
+
+  test(`${engine}: both hosts come back from a reboot by themselves`, async () => {
+    await inWorld({ engine }, async (world, setUp) => {
+      await setUp();
+      for (const { machine } of pairOf(world).hosts) machine.reboot();
+      await assertReady(world);
+      assert.equal(await setUp(), []);
+    });
+  });
+
+  test(`${engine}: teardown leaves nothing but the data; with the data named, nothing at all`, async () => {
+    for (const deleteData of [new Set<string>(), new Set(['guest1'])]) {
+      await inWorld({ engine }, async (world, setUp) => {
+        const untouched = disks(world);
+        await setUp();
+        const { loaded, works } = await world.load();
+        const dependencies = { ...world.dependencies(loaded), pause: soon };
+        const options = { domains: new Set(['guest1']), deleteData, dryRun: false };
+        await teardownPair(only(works), dependencies, options, silent);
+        if (deleteData.size > 0) {
+          assert.equal(disks(world), untouched);
+          return;
+        }
+        assert.equal(await teardownPair(only(works), dependencies, options, silent), {
+          pair: 'pair1',
+          changes: [],
+        });
+        const again = await setUp();
+        assert.not.ok(
+          again.some((title) => /meta-data|zeroes|first sync/.test(title)),
+          again.join('\n'),
+        );
+        await assertReady(world);
+      });
+    }
+  });
+}
 
 test('a host that is off is reported as unreachable, and the other pair is set up all the same', async () => {
   await inWorld({ pairs: 2, limits: { ...TEST_LIMITS, retries: 1 } }, async (world) => {

@@ -1,5 +1,6 @@
 /**
- * The configuration that DRBD itself has read: `drbdadm dump-xml` (drbdadm(8)), the same for 8.4 and 9.
+ * The configuration that DRBD itself has read: `drbdadm dump-xml` (drbdadm(8)), the same for 8.4 and 9. That of 8.3
+ * has no places of resources, and a host's one volume stands in the host itself.
  *
  *     <config file="/etc/drbd.conf">
  *       <resource name="web" conf-file-line="/etc/drbd.d/web.res:1">
@@ -45,12 +46,12 @@ function attribute(element: Element, name: string): string {
 }
 
 function readResource(element: Element): ConfiguredResource {
-  const place = /^(.+):([0-9]{1,9})$/.exec(attribute(element, 'conf-file-line'));
-  if (!place?.[1]) return element.line.fail('FILE:LINE is expected in conf-file-line');
+  const text = element.attributes.get('conf-file-line');
+  const found = text === undefined ? null : /^(.+):([0-9]{1,9})$/.exec(text);
+  if (text !== undefined && !found?.[1]) element.line.fail('FILE:LINE is expected in conf-file-line');
   return {
     name: attribute(element, 'name'),
-    file: place[1],
-    line: Number(place[2]),
+    ...(found?.[1] === undefined ? {} : { file: found[1], line: Number(found[2]) }),
     hosts: childrenOf(element, 'host').map(readHost),
   };
 }
@@ -68,16 +69,23 @@ function readHost(element: Element): ConfiguredHost {
           },
         }
       : {}),
-    volumes: childrenOf(element, 'volume').map(readVolume),
+    volumes:
+      childrenOf(element, 'device').length > 0
+        ? [readVolume(element, 0)]
+        : childrenOf(element, 'volume').map((volume) =>
+            readVolume(volume, volume.line.integer(attribute(volume, 'vnr'), 'the volume', MINOR_MAX)),
+          ),
   };
 }
 
-function readVolume(element: Element): ConfiguredVolume {
+/** @param element the volume, or with 8.3 the host */
+function readVolume(element: Element, volume: number): ConfiguredVolume {
   const device = childrenOf(element, 'device')[0] ?? element.line.fail('a volume has no device');
   const disk = childrenOf(element, 'disk')[0]?.text.trim();
-  const metaDisk = childrenOf(element, 'meta-disk')[0]?.text.trim();
+  const [meta] = [...childrenOf(element, 'meta-disk'), ...childrenOf(element, 'flexible-meta-disk')];
+  const metaDisk = meta?.text.trim();
   return {
-    volume: element.line.integer(attribute(element, 'vnr'), 'the volume', MINOR_MAX),
+    volume,
     minor: device.line.integer(attribute(device, 'minor'), 'the minor', MINOR_MAX),
     ...(disk === undefined || disk === 'none' ? {} : { disk }),
     ...(metaDisk === undefined ? {} : { metaDisk }),

@@ -1,9 +1,9 @@
 /**
- * A domain's resource with the 8.3 module as the others see it: in the words of `drbdsetup events2`, which 8.3 does not
- * have. The configuration gives the domain its one minor.
+ * Resources of the 8.3 module as the others see them: in the words of `drbdsetup events2`, which 8.3 does not have.
+ * /proc/drbd knows only minors; which resource has which is in the configuration.
  */
 import { ReplicationStates, understood } from '../facts.js';
-import type { ConnectionState, ReplicationState, RunningResource } from '../facts.js';
+import type { ConfiguredResource, ConnectionState, ReplicationState, RunningResource } from '../facts.js';
 import type { DomainFile } from '../domain-file.js';
 import { parseDeferringDrbd } from './proc-drbd.js';
 import type { DeferringDevice } from './proc-drbd.js';
@@ -28,10 +28,49 @@ export interface ModuleView {
   protocol: string | null;
 }
 
+/** Whether this `/proc/drbd` is of DRBD 8.3, with protocol D or without. */
+export function isModule83(procDrbd: string): boolean {
+  return /^version: 8\.3\./.test(procDrbd);
+}
+
+/**
+ * All that runs on a host. A device that its configuration does not have is called `minor N`.
+ *
+ * @throws ParseError where the module is not one with protocol D
+ */
+export function moduleResources(
+  procDrbd: string,
+  configured: readonly ConfiguredResource[],
+  nodeName: string,
+): RunningResource[] {
+  const nameOf = (minor: number): string | undefined =>
+    configured.find(({ hosts }) =>
+      hosts.some(({ name, volumes }) => name === nodeName && volumes.some((each) => each.minor === minor)),
+    )?.name;
+  return [...parseDeferringDrbd(procDrbd).values()].map((device) =>
+    asRunning(nameOf(device.minor) ?? `minor ${device.minor}`, device),
+  );
+}
+
+/**
+ * The resource with this minor.
+ *
+ * @throws OperatorError where the module is not one with protocol D
+ */
+export function moduleResource(
+  host: string,
+  name: string,
+  minor: number,
+  procDrbd: string,
+): RunningResource | undefined {
+  const device = understood(host, () => parseDeferringDrbd(procDrbd)).get(minor);
+  return device === undefined ? undefined : asRunning(name, device);
+}
+
 /**
  * @param domainFile /etc/remus-drbd/domains/DOMAIN.json of the host, if it is there
  * @param procDrbd /proc/drbd of the host, if it is there
- * @returns null where the domain has another engine
+ * @returns null where the domain has another engine, or is not set up on a host with another DRBD
  * @throws OperatorError where the module is not one with protocol D
  */
 export function readModule(
@@ -39,13 +78,14 @@ export function readModule(
   domainFile: string | undefined,
   procDrbd: string | undefined,
 ): ModuleView | null {
-  if (domainFile === undefined) return null;
+  const nothing: ModuleView = { resource: undefined, protocol: null };
+  if (domainFile === undefined) return procDrbd !== undefined && isModule83(procDrbd) ? nothing : null;
   const { domain, engine, volumes } = JSON.parse(domainFile) as DomainFile;
   if (engine !== 'protocol-d') return null;
-  if (procDrbd === undefined) return { resource: undefined, protocol: null };
+  if (procDrbd === undefined) return nothing;
   const devices = understood(host, () => parseDeferringDrbd(procDrbd));
   const device = devices.get(volumes[0]?.minor ?? -1);
-  if (device === undefined) return { resource: undefined, protocol: null };
+  if (device === undefined) return nothing;
   return { resource: asRunning(domain, device), protocol: device.protocol ?? null };
 }
 

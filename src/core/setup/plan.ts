@@ -20,7 +20,7 @@ import { ExitCode, OperatorError, OperatorErrors } from '../errors.js';
 import { changeProblems } from './change.js';
 import { contentProblem } from './content.js';
 import type { DiskState, LogicalVolume, RunningResource } from '../facts.js';
-import { TLS_CERTIFICATE, REQUIRED_MODULES, XEN_SCRIPTS } from '../facts.js';
+import { requiredModules, TLS_CERTIFICATE, XEN_SCRIPTS } from '../facts.js';
 import type { DomainLayout, HostConfig, Pair, VolumeLayout } from '../model.js';
 import {
   BITMAP_WORD_BYTES,
@@ -35,6 +35,7 @@ import {
   unitName,
 } from '../names.js';
 import { formatSize } from '../units.js';
+import { createMetaData, promoteByForce, skipFirstSync } from './drbdadm.js';
 import { textFile, type DesiredFile } from './files.js';
 import {
   linkKeyLine,
@@ -86,7 +87,6 @@ export function planSetup(desired: Desired, views: Views, options: PlanOptions):
   const waits: Wait[] = [];
   const joint: Step[][] = [];
   for (const layout of desired.layouts) {
-    if (layout.domain.engine === 'protocol-d') continue;
     const { steps, wait } = jointLane(layout, views);
     if (steps.length > 0) joint.push(steps);
     if (wait !== undefined) waits.push(wait);
@@ -126,12 +126,10 @@ function hostLane(desired: Desired, views: Views, host: HostConfig, options: Pla
   planDirectories(lane, host.name, desired);
   planDiversions(lane, host.name, desired);
   planFiles(lane, host.name, desired);
-  planModules(lane, host.name);
+  planModules(lane, host.name, desired.layouts);
   planCertificates(lane, host.name, desired);
   planSsh(lane, host.name, desired);
   for (const layout of desired.layouts) {
-    // The original module is driven by whoever has it; its devices are not ours to make.
-    if (layout.domain.engine === 'protocol-d') continue;
     // What is on a volume that is activated in this round shows only in the next one.
     if (!planVolumes(lane, host.name, layout)) continue;
     planMetaData(lane, host.name, layout, options);
@@ -289,10 +287,10 @@ function addFile(lane: Lane, host: string, file: DesiredFile): void {
   });
 }
 
-function planModules(lane: Lane, host: string): void {
+function planModules(lane: Lane, host: string, layouts: readonly DomainLayout[]): void {
   const { loadedModules, availableModules } = lane.view(host).facts;
   const available = known(availableModules, host, 'the list of kernel modules');
-  const missing = REQUIRED_MODULES.filter(
+  const missing = requiredModules(layouts[0]?.domain.engine ?? 'journal').filter(
     (name) => !loadedModules.includes(name) && available[name]?.builtIn !== true,
   );
   if (missing.length === 0) return;
@@ -741,7 +739,7 @@ function planMetaData(lane: Lane, host: string, layout: DomainLayout, options: P
         domain,
         `make the DRBD meta-data of ${domain}/${volume.volume} on ${path}`,
         'there is none',
-        ['drbdadm', 'create-md', '--force', `${domain}/${volume.volume}`],
+        createMetaData(layout.domain, volume.volume),
         (view) => {
           view.facts.metaData[path] = { state: 'valid', format: 'v08', uuids: [], flags: [], fresh: true };
         },
@@ -784,7 +782,9 @@ function planUnit(lane: Lane, host: string, layout: DomainLayout): void {
     );
     return;
   }
-  const commands = lane.view(host).adjust[domain];
+  // What drbdadm of 8.3 would change of a resource that is up was never seen, so it is not gone by.
+  const { engine } = layout.domain;
+  const commands = engine === 'protocol-d' ? [] : lane.view(host).adjust[domain];
   // A resource file written in this round may ask for more; the next round sees it.
   if (running(lane.view(host), domain) !== undefined && commands?.length === 0) return;
   lane.add(
@@ -920,7 +920,7 @@ function skipSync(layout: DomainLayout, volume: VolumeLayout, source: string): S
     domain,
     `take ${domain}/${volume.volume} as equal on both sides, without a first sync`,
     'both LVs are new and were filled with zeroes',
-    ['drbdadm', 'new-current-uuid', '--clear-bitmap', `${domain}/${volume.volume}`],
+    skipFirstSync(layout.domain, volume.volume),
     (_view, views) => settle(layout, views, [volume.volume]),
   );
 }
@@ -978,7 +978,7 @@ function firstSync(layout: DomainLayout, source: string): Step[] {
       domain,
       `take ${source} as the source of ${domain} and start the first sync`,
       `neither side has data according to DRBD, and ${source} is the primary in the configuration`,
-      ['drbdadm', 'primary', '--force', domain],
+      promoteByForce(layout.domain),
       (_view, views) => {
         const resource = running(viewOf(views, source), domain);
         if (resource) resource.role = 'Primary';
@@ -1015,11 +1015,19 @@ function settle(layout: DomainLayout, views: Views, volumes: readonly number[]):
   }
 }
 
+function waitedFor({
+  domain: { name, engine },
+  volumes,
+}: DomainLayout): Pick<Wait, 'domain' | 'moduleMinor'> {
+  const minor = engine === 'protocol-d' ? volumes[0]?.minor : undefined;
+  return { domain: name, ...(minor === undefined ? {} : { moduleMinor: minor }) };
+}
+
 function connectWait(layout: DomainLayout, host: string, state: string): Wait {
   return {
     kind: 'connect',
     host,
-    domain: layout.domain.name,
+    ...waitedFor(layout),
     reason: `${layout.domain.name} on ${host} is ${state}, Connected is required`,
     effect: (views) => {
       const resources = layout.hosts.map(({ name }) => running(viewOf(views, name), layout.domain.name));
@@ -1051,7 +1059,7 @@ function syncWait(
   return {
     kind: 'sync',
     host,
-    domain: layout.domain.name,
+    ...waitedFor(layout),
     reason: `${layout.domain.name} on ${host}: ${words.join('; ')}; UpToDate/UpToDate is required`,
     effect: (views) =>
       settle(

@@ -38,6 +38,8 @@ export interface Wait {
   kind: 'connect' | 'sync';
   host: string;
   domain: string;
+  /** With the 8.3 module, by which /proc/drbd names the resource. */
+  moduleMinor?: number;
   reason: string;
   effect: (views: Views) => void;
 }

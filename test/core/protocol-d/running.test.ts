@@ -56,8 +56,9 @@ test('a lost connection is one that is being made, and a resync is connected', (
 
 test('another engine, no module, no such minor', () => {
   assert.is(readModule('alpha', domainFile('journal'), read('backup-before.txt')), null);
-  assert.is(readModule('alpha', undefined, read('backup-before.txt')), null);
+  assert.is(readModule('alpha', undefined, 'version: 8.4.11 (api:1/proto:86-101)\n'), null);
   const nothing = { resource: undefined, protocol: null };
+  assert.equal(readModule('alpha', undefined, read('backup-before.txt')), nothing, 'before setup');
   assert.equal(readModule('alpha', domainFile('protocol-d'), undefined), nothing);
   assert.equal(readModule('alpha', domainFile('protocol-d', 99), read('backup-before.txt')), nothing);
 });
