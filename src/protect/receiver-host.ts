@@ -350,7 +350,8 @@ export function onCleanup(receiver: Receiver, control: ReceiverControl, hello: H
     {
       message: (message) => {
         if (message.type !== 'drop-term') return;
-        receiver.dropTerm(hello.term, message.reason, (result, reason) => {
+        const { reason: why, crashed = false } = message;
+        receiver.dropTerm({ term: hello.term, reason: why, crashed }, (result, reason) => {
           if ('undecided' in result) {
             control.send({ type: 'ended', outcome: 'refused', reason: result.undecided });
           } else {

@@ -233,12 +233,11 @@ export class Receiver {
 
   /** The primary's clean-up asks who goes on. Answers once. */
   dropTerm(
-    term: number,
-    reason: string,
+    { term, reason, crashed }: { term: number; reason: string; crashed: boolean },
     answer: (result: { decision: Decision } | { undecided: string }, reason: string) => void,
   ): void {
     this.#askers.push(answer);
-    this.#input({ type: 'drop-term', term, reason, nowMs: this.#edges.nowMs() });
+    this.#input({ type: 'drop-term', term, reason, crashed, nowMs: this.#edges.nowMs() });
   }
 
   /** Ends timers; for a receiver that is thrown away. */

@@ -3,7 +3,8 @@
  * No guest is left suspended and no network plugged; who goes on is decided, never guessed.
  *
  *     the sender ended in order -> only look that nothing was left
- *     it did not                -> agree with the receiver, or claim; until then output stays held
+ *     it did not                -> agree with the receiver, or claim; until then output stays held. A guest that has
+ *                                  crashed is left to the receiver where its copy is to go on
  *     the primary goes on       -> the network opens, a suspended guest is resumed, its end is watched for
  *     the backup goes on        -> the guest here is destroyed, its held output with it
  */
@@ -27,7 +28,7 @@ import type { HostDomain } from './host-domain.js';
 import { dropOutput } from './network.js';
 import { connectOptions, pausedPath, readEnd, recordEnd, replaceFile } from './sender-host.js';
 import { resumeGuest } from './xen-resume.js';
-import { destroyGuest, unpauseGuest } from './xl.js';
+import { destroyGuest, guestEnd, unpauseGuest } from './xl.js';
 
 const COMMAND_MS = 30_000;
 
@@ -86,7 +87,7 @@ async function decide(here: HostDomain, order: Order, program: string, log: Log)
       arbiter,
       order,
       connectOptions(here, order, program),
-      'the sender died',
+      { reason: 'the sender died', crashed: await hasCrashed(here, log) },
       (reason) => {
         if (reason !== undecided) log.warn('undecided; output stays held', { domain, reason });
         undecided = reason;
@@ -96,6 +97,18 @@ async function decide(here: HostDomain, order: Order, program: string, log: Log)
   } finally {
     clearInterval(timer);
     await arbiter.close();
+  }
+}
+
+/** True where the guest has crashed and its copy is to go on. */
+async function hasCrashed({ domain: { domain, onCrash } }: HostDomain, log: Log): Promise<boolean> {
+  if (onCrash !== 'failover') return false;
+  try {
+    return (await guestEnd(domain)) === 'crash';
+  } catch (error) {
+    // Then the term is decided as for a guest that runs: nobody can tell here that it does not.
+    log.warn('whether the guest has crashed is not known', { domain, reason: (error as Error).message });
+    return false;
   }
 }
 

@@ -78,6 +78,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     failAfterMs: checkpoint.failAfterMs,
     network: order.network,
     disk: order.disk,
+    onCrash: here.domain.onCrash,
     ...LIMITS,
   };
   const arbiter = await openArbiter(here.domain.arbiter, {
@@ -97,7 +98,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
     network,
     barrier,
     watchDisk: (onState) => watchReplication(here.domain, (fault) => onState(fault === null, fault ?? '')),
-    claim: (reason, onUndecided) => decideForPrimary(arbiter, order, connect, reason, onUndecided),
+    claim: (question, onUndecided) => decideForPrimary(arbiter, order, connect, question, onUndecided),
     guestEnd: () => guestEnd(name),
     destroyGuest: () => destroyGuest(name),
     record: (decision) => recordEnd(here, order, decision),

@@ -20,6 +20,7 @@ import { StreamDecoder } from '../core/stream/decoder.js';
 import { StreamError } from '../core/stream/error.js';
 import { startGate, stepGate } from '../core/stream/gate.js';
 import type { GateEffect, GateInput, GateState } from '../core/stream/gate.js';
+import type { Question } from './claim.js';
 
 /** What comes from xl. */
 export interface StreamInput {
@@ -108,7 +109,7 @@ export interface SenderEdges {
   watchDisk(onState: (connected: boolean, reason: string) => void): { close(): void };
   /** Asks until there is an answer, the arbiter and the receiver's host; reports in between. */
   claim(
-    reason: string,
+    question: Question,
     onUndecided: (reason: string) => void,
   ): Promise<{ decision: Decision; reason: string }>;
   /** What became of the guest; null while it lives. */
@@ -468,7 +469,7 @@ export class Sender {
       case 'claim':
         // Not waited for at the end: where the receiver has decided first, nobody may ever answer this one.
         edges
-          .claim(effect.reason, (reason) => {
+          .claim(effect, (reason) => {
             this.#input({ type: 'undecided', reason, nowMs: edges.nowMs() });
           })
           .then(

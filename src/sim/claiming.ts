@@ -7,6 +7,14 @@ import type { Term, World } from './world.js';
 const CLAIM_MS = 10_000;
 const CLEANUP_MS = 5_000;
 const AGAIN_MS = 500;
+const TURN_MS = 100;
+const FIRST_WORD = { silentMs: 10_000, undecidedMs: 60_000 };
+
+/** What the primary asks. `crashed`: the guest has, and its copy is to go on. */
+export interface Asked {
+  reason: string;
+  crashed: boolean;
+}
 
 export interface Outcome {
   decision: Decision;
@@ -44,13 +52,15 @@ function askReceiver(
   world: World,
   term: Term,
   owner: Owner,
-  reason: string,
+  asked: Asked,
   isOver: () => boolean,
   onUndecided: (reason: string) => void,
+  onAnswered: () => void,
   decided: (outcome: Outcome) => void,
 ): void {
   if (isOver()) return;
   const { time, network } = world;
+  const again = (): void => askReceiver(world, term, owner, asked, isOver, onUndecided, onAnswered, decided);
   let isAnswered = false;
   const end = (outcome: Outcome | string): void => {
     if (isAnswered || isOver()) return;
@@ -60,7 +70,7 @@ function askReceiver(
       return;
     }
     onUndecided(outcome);
-    time.later(AGAIN_MS, owner, () => askReceiver(world, term, owner, reason, isOver, onUndecided, decided));
+    time.later(AGAIN_MS, owner, again);
   };
   const receiver = world.receiverOn(term.backup, term);
   const isUp = (): boolean =>
@@ -82,8 +92,10 @@ function askReceiver(
       onMessage: (message) => {
         if (message.type !== 'answer') return;
         connection.close(0);
-        if (message.decision === null) end(message.reason);
-        else end({ decision: message.decision, reason: `agreed: ${message.reason}` });
+        if (message.decision === null) {
+          onAnswered();
+          end(message.reason);
+        } else end({ decision: message.decision, reason: `agreed: ${message.reason}` });
       },
       onLost: (why) => end(why),
     },
@@ -92,7 +104,7 @@ function askReceiver(
       owner: receiver.owner,
       onMessage: (message) => {
         if (message.type !== 'drop-term') return;
-        receiver.dropTerm(term.number, reason, (decision, why) => {
+        receiver.dropTerm(term.number, asked, (decision, why) => {
           connection.send(1, { type: 'answer', decision, reason: why });
         });
       },
@@ -102,16 +114,17 @@ function askReceiver(
   connection.send(0, { type: 'drop-term' });
 }
 
-/** The primary's way: arbiter and receiver side by side, whichever decides first. */
+/** The primary's way: arbiter and receiver side by side, whichever decides first; after a crash the receiver first. */
 export function decideForPrimary(
   world: World,
   term: Term,
   owner: Owner,
-  reason: string,
+  asked: Asked,
   onUndecided: (reason: string) => void,
   decided: (outcome: Outcome) => void,
   isDecided: () => boolean = () => false,
 ): void {
+  const { time, arbiter } = world;
   let isDone = false;
   const isOver = (): boolean => isDone || !owner.alive || isDecided();
   const once = (outcome: Outcome): void => {
@@ -119,6 +132,21 @@ export function decideForPrimary(
     isDone = true;
     decided(outcome);
   };
-  claimFrom(world, term, term.primary, owner, isOver, onUndecided, once);
-  askReceiver(world, term, owner, reason, isOver, onUndecided, once);
+  const beganMs = time.nowMs;
+  let answeredMs = beganMs;
+  const isOurTurn = (): boolean =>
+    !asked.crashed ||
+    arbiter.kind === 'operator' ||
+    time.nowMs - answeredMs >= FIRST_WORD.silentMs ||
+    time.nowMs - beganMs >= FIRST_WORD.undecidedMs;
+  const claim = (): void => {
+    if (isOver()) return;
+    if (!isOurTurn()) time.later(TURN_MS, owner, claim);
+    else {
+      world.primaryClaims(term);
+      claimFrom(world, term, term.primary, owner, isOver, onUndecided, once);
+    }
+  };
+  claim();
+  askReceiver(world, term, owner, asked, isOver, onUndecided, () => (answeredMs = time.nowMs), once);
 }

@@ -139,6 +139,12 @@ export const MUTATIONS: readonly Mutation[] = [
         : input,
     ),
   ),
+  sender('the primary claims at once when the guest has crashed', ['policy'], (state, input) => {
+    const step = senderStep(state, input);
+    const atOnce = (effect: SenderEffect): SenderEffect =>
+      effect.type === 'claim' ? { ...effect, crashed: false } : effect;
+    return { ...step, effects: step.effects.map(atOnce) };
+  }),
   recovery('started anew where the term was lost', ['lost', 'progress'], (hosts) => {
     const winner = winnerOf(hosts);
     return winner === undefined ? undefined : hosts.find((host) => host !== winner);

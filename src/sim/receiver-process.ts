@@ -15,7 +15,7 @@ import type {
 import { tickMs } from '../core/protect/types.js';
 import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
 import { claimFrom } from './claiming.js';
-import type { Outcome } from './claiming.js';
+import type { Asked, Outcome } from './claiming.js';
 import { CommittedView } from './committed-view.js';
 import { JournalLower, volumeBytes } from './host.js';
 import type { Host } from './host.js';
@@ -253,9 +253,9 @@ export class ReceiverProcess {
     });
   }
 
-  dropTerm(term: number, reason: string, answer: Asker): void {
+  dropTerm(term: number, { reason, crashed }: Asked, answer: Asker): void {
     this.#askers.push(answer);
-    this.input({ type: 'drop-term', term, reason, nowMs: this.host.nowMs() });
+    this.input({ type: 'drop-term', term, reason, crashed, nowMs: this.host.nowMs() });
   }
 
   stop(reason: string): void {

@@ -370,7 +370,7 @@ export class SenderProcess {
               this.#world,
               this.term,
               this.owner,
-              effect.reason,
+              effect,
               (reason) => this.input({ type: 'undecided', reason, nowMs: nowMs() }),
               (decided) => {
                 outcome = decided;

@@ -36,6 +36,8 @@ const IN_FLIGHT_MAX = 3;
 const JOURNAL_BYTES = 3 << 20;
 /** The smallest that a journal can be: it is full when a second or two go by without a commit. */
 const SMALL_JOURNAL_BYTES = 300 << 10;
+/** How long a primary whose guest has crashed leaves the claim to a backup that says nothing. */
+const FIRST_WORD_MS = 10_000;
 /** A few seconds: within this status says that the guest is not protected. */
 const SILENT_MS = 5_000;
 
@@ -87,6 +89,9 @@ export interface Term {
   backupStarted: boolean;
   /** The backup was told that the guest had ended of itself, and is not to go on with it. */
   endedForGood: boolean;
+  onCrash: 'stop' | 'failover';
+  /** When the guest crashed, where its copy is to go on. */
+  crashedAtMs: number | null;
 }
 
 /** What one seed is like throughout, so that what needs slowness or haste is met often by some. */
@@ -445,8 +450,23 @@ export class World {
       return;
     }
     primary.ended = how;
+    if (how === 'crash' && this.term.onCrash === 'failover') this.term.crashedAtMs = this.time.nowMs;
     // While it is protected the sender sees it, and its clean-up has it watched.
     if (this.senderUnit?.alive !== true && this.cleanup?.alive !== true) this.watchGuest(primary);
+  }
+
+  /**
+   * The primary asks the arbiter. Where it knows that the guest has crashed and its copy is to go on, the backup has the
+   * first word for that long, or nothing of the guest may go on anywhere.
+   */
+  primaryClaims(term: Term): void {
+    const { arbiter, sender, time } = this;
+    if (arbiter.kind === 'operator' || term.crashedAtMs === null) return;
+    if (sender?.state.ending?.guest !== 'crash' || sender.term !== term) return;
+    const afterMs = time.nowMs - term.crashedAtMs;
+    if (afterMs < FIRST_WORD_MS) {
+      this.violation('policy', `the primary claims ${Math.round(afterMs)} ms after the guest has crashed`);
+    }
   }
 
   /** `remus-watch`, once protection is over: what is left of the guest goes, and where it reboots it is started anew. */
@@ -516,6 +536,8 @@ export class World {
       primaryOpened: false,
       backupStarted: false,
       endedForGood: false,
+      onCrash: 'stop',
+      crashedAtMs: null,
     };
     this.terms.push(term);
     this.say(`term ${number} from ${primary.name} to ${backup.name}`);
@@ -525,9 +547,10 @@ export class World {
     ] as const) {
       host.files.term = { term: number, session, role, phase: 'starting', boot: '0' };
     }
+    term.onCrash = this.random.pick(['stop', 'failover']);
     this.receiver = new ReceiverProcess(this, term, {
       failAfterMs: FAIL_AFTER_MS,
-      onCrash: this.random.pick(['stop', 'failover']),
+      onCrash: term.onCrash,
       disk: true,
       attemptsMax: 3,
     });
@@ -569,6 +592,7 @@ export class World {
         holdLimitMs: 20_000,
         agreeLimitMs: 60_000,
         diskLimitMs: 5_000,
+        onCrash: term.onCrash,
       },
       unit,
     );
@@ -653,7 +677,7 @@ export class World {
               this,
               term,
               owner,
-              'the sender died',
+              { reason: 'the sender died', crashed: term.onCrash === 'failover' && host.ended === 'crash' },
               () => undefined,
               (decided) => {
                 outcome = decided;

@@ -28,7 +28,7 @@ function senderReport(machine: EmbeddedMachine): string {
   const { pair, domain, term, session, intervalMs, network, disk } = order;
   const identity = { pair, domain, term, session };
   const limits = { inFlightMax: 4, holdLimitMs: 1, agreeLimitMs: 1, diskLimitMs: 1, failAfterMs: 1_000 };
-  let state = newSender({ identity, intervalMs, network, disk, ...limits });
+  let state = newSender({ identity, intervalMs, network, disk, onCrash: 'stop', ...limits });
   const inputs: SenderInput[] = [
     { type: 'welcomed', nowMs: 0 },
     { type: 'checkpoint', nowMs: 0 },

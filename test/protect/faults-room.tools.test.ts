@@ -159,6 +159,23 @@ test('a guest that crashes goes on from the last checkpoint where the policy say
     { onCrash: 'failover' },
   ));
 
+test('a sender that is killed when the guest has crashed: its clean-up says so, and the copy is not given up', () =>
+  onPair(
+    async (pair) => {
+      await pair.protect(1);
+      pair.alpha.setGuest('---sc-');
+      const cleaned = pair.endAndCleanUp('sender', 'SIGKILL');
+      await until('the backup waits', () => /waits for a person/.test(pair.receiverReport()?.reason ?? ''));
+      pair.alpha.run(...pair.program('decide', 'web', '1', 'beta'));
+      decideForBackup(pair);
+      assert.is(await pair.endAndCleanUp('receiver', null), 0);
+      assert.is(await cleaned, 0);
+      assert.is(pair.beta.guest('web'), '-b----');
+      assert.is(pair.alpha.guest('web'), undefined, 'the crashed one is gone');
+    },
+    { onCrash: 'failover' },
+  ));
+
 const missing = missingForHosts();
 if (missing === undefined) test.run();
 else if (process.env['CI'] === 'true') throw new Error(missing);

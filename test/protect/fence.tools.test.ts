@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { FakePair, missingForHosts } from './hosts.js';
+import type { PairChanges } from './hosts.js';
 
 const AGENT = '/usr/sbin/fence_dummy';
 const test = suite('fencing, with processes');
@@ -23,10 +24,10 @@ test.after.each(() => rmSync(folder, { recursive: true }));
 
 const power = (host: string): string => readFileSync(join(folder, host), 'utf8');
 
-async function onPair(body: (pair: FakePair) => Promise<void>): Promise<void> {
+async function onPair(body: (pair: FakePair) => Promise<void>, changes: PairChanges = {}): Promise<void> {
   const agent = (host: string): string => `[${AGENT}, --status-file=${join(folder, host)}]`;
   const arbiter = `    arbiter: { fence: { alpha: ${agent('alpha')}, beta: ${agent('beta')} } }\n`;
-  const pair = await FakePair.start({ arbiter });
+  const pair = await FakePair.start({ arbiter, ...changes });
   try {
     await body(pair);
   } catch (error) {
@@ -71,6 +72,21 @@ test('the backup host dies: the primary switches it off and goes on', () =>
     assert.not(pair.alpha.isPlugged);
     assert.is(pair.alpha.term()?.outcome, 'won');
   }));
+
+test('the guest crashes and its copy is to go on: the backup claims, and the primary leaves it that', () =>
+  onPair(
+    async (pair) => {
+      await pair.protect(2);
+      pair.alpha.setGuest('---sc-');
+      pair.xl.die();
+      assert.is(await pair.endAndCleanUp('receiver', null), 0);
+      assert.is(await pair.endAndCleanUp('sender', null), 0);
+      assert.is(pair.beta.guest('web'), '-b----');
+      assert.is(pair.alpha.guest('web'), undefined, 'the crashed one is gone');
+      assert.equal([power('alpha'), power('beta')], ['off', 'on']);
+    },
+    { onCrash: 'failover' },
+  ));
 
 test('whether a host would get a decision: its answer for check, and none where setup has not been', () =>
   onPair((pair) => {

@@ -147,6 +147,7 @@ class FakePair {
         holdLimitMs: LONG_MS,
         agreeLimitMs: LONG_MS,
         diskLimitMs: LONG_MS,
+        onCrash: 'stop',
       },
       pair.#edges(barrier),
     );

@@ -136,7 +136,7 @@ test('an arbiter that was not asked yet is not asked any more when the primary w
   receiver.askFailover('an operator asked');
   await Promise.resolve();
   assert.ok(isWanted());
-  receiver.dropTerm(1, 'the sender died', () => assert.not(isWanted()));
+  receiver.dropTerm({ term: 1, reason: 'the sender died', crashed: false }, () => assert.not(isWanted()));
   assert.is((await receiver.finished).decision, 'primary');
 });
 

@@ -128,6 +128,7 @@ function world(): World {
       holdLimitMs: 3_600_000,
       agreeLimitMs: 3_600_000,
       diskLimitMs: 3_600_000,
+      onCrash: 'stop',
     },
     edges,
   );

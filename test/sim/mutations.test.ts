@@ -27,6 +27,7 @@ const FOUND_BY: Record<string, number> = {
   'agreed with the primary after the arbiter was asked': 118,
   'a second decision in the same term': 32,
   'a guest that ended of itself is taken over': 68,
+  'the primary claims at once when the guest has crashed': 37,
   'started anew where the term was lost': 2,
   'the journal answers flushes and does nothing': 2,
   'the journal is not discarded': 1,

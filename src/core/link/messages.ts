@@ -99,8 +99,12 @@ const end = z.object({
   detail: text,
 });
 
-/** Cleanup asks: the primary goes on, the receiver is to end this term. */
-const dropTerm = z.object({ type: z.literal('drop-term'), reason: text });
+/** Cleanup asks: the primary goes on, the receiver is to end this term. Unless a crashed guest's copy is to go on. */
+const dropTerm = z.object({
+  type: z.literal('drop-term'),
+  reason: text,
+  crashed: z.literal(true).optional(),
+});
 
 /** The acknowledgement of a checkpoint. Whoever reads it compares every part. */
 const committed = z.object({ type: z.literal('committed'), domain: name, term, session, epoch: count });

@@ -110,8 +110,11 @@ export type ReceiverInput =
   | { type: 'disk'; connected: boolean; nowMs: number }
   /** The sender ends the term by agreement. */
   | { type: 'end'; reason: string; guest: GuestEnd | null; nowMs: number }
-  /** The primary's clean-up asks, on a connection of its own, to end this term in its favour. */
-  | { type: 'drop-term'; term: number; reason: string; nowMs: number }
+  /**
+   * The primary asks, on a connection of its own, to end this term in its favour. `crashed`: unless the copy of a
+   * guest that has crashed is to go on.
+   */
+  | { type: 'drop-term'; term: number; reason: string; crashed: boolean; nowMs: number }
   | { type: 'copy-ended'; reason: string; nowMs: number }
   /** `remus-drbd failover` on this host: does not wait for silence. The claim decides all the same. */
   | { type: 'failover-asked'; reason: string; nowMs: number }
@@ -340,27 +343,37 @@ function copyEnded(state: ReceiverState, reason: string): ReceiverStepResult {
   };
 }
 
-function dropTerm(state: ReceiverState, input: { term: number; reason: string }): ReceiverStepResult {
-  if (state.identity !== null && state.identity.term !== input.term) {
-    return {
-      state,
-      effects: [{ type: 'answer-undecided', reason: `this host is in term ${state.identity.term}` }],
-    };
+function dropTerm(
+  before: ReceiverState,
+  input: { term: number; reason: string; crashed: boolean },
+): ReceiverStepResult {
+  const undecided = (state: ReceiverState, reason: string): ReceiverStepResult => ({
+    state,
+    effects: [{ type: 'answer-undecided', reason }],
+  });
+  if (before.identity !== null && before.identity.term !== input.term) {
+    return undecided(before, `this host is in term ${before.identity.term}`);
   }
-  if (state.decision !== null) {
+  if (before.decision !== null) {
     // While it is being made durable nobody is told of it.
-    if (state.phase === 'deciding') {
-      return { state, effects: [{ type: 'answer-undecided', reason: 'the decision is being recorded' }] };
-    }
-    return { state, effects: [{ type: 'answer-ended', decision: state.decision, reason: state.reason }] };
+    if (before.phase === 'deciding') return undecided(before, 'the decision is being recorded');
+    const { decision, reason } = before;
+    return { state: before, effects: [{ type: 'answer-ended', decision, reason }] };
   }
+  const failsOver = input.crashed && before.options.onCrash === 'failover';
+  const state = { ...before, crashed: before.crashed || failsOver };
   if (state.mayHaveWon) {
-    const reason = `this host has asked the arbiter: ${state.undecided ?? 'no answer yet'}`;
-    return { state, effects: [{ type: 'answer-undecided', reason }] };
+    return undecided(state, `this host has asked the arbiter: ${state.undecided ?? 'no answer yet'}`);
   }
-  if (state.crashed) {
-    const reason = 'the guest has crashed, and its copy is to go on; the arbiter decides';
-    return { state, effects: [{ type: 'answer-undecided', reason }] };
+  if (state.crashed && state.phase === 'claiming') {
+    return undecided(state, 'the guest has crashed, and its copy is to go on; the arbiter decides');
+  }
+  if (state.crashed && isOn(state)) {
+    // The session was over before the primary could say so in it.
+    const step = claim(state, `${input.reason}; the guest has crashed; onCrash: failover`);
+    if (step.state.phase !== 'claiming') return step;
+    const answer = undecided(step.state, 'the guest has crashed, and this host asks the arbiter');
+    return { ...answer, effects: [...step.effects, ...answer.effects] };
   }
   return decide(state, 'primary', input.reason);
 }

@@ -42,6 +42,8 @@ export interface SenderOptions {
   agreeLimitMs: number;
   /** Longest time that DRBD may be without its peer before protection is given up by agreement. */
   diskLimitMs: number;
+  /** What is to go on when the guest itself crashes under protection: what is left of it here, or its copy. */
+  onCrash: 'stop' | 'failover';
 }
 
 /** What ended or is ending the term, in words for people. */
@@ -119,8 +121,11 @@ export type SenderEffect =
   | { type: 'release-network'; epoch: number }
   /** Asks the receiver to end the term and to roll forward. */
   | { type: 'send-end'; reason: string; guest: GuestEnd | null }
-  /** Asks the arbiter, and the receiver by a connection of its own, until there is an answer. */
-  | { type: 'claim'; reason: string }
+  /**
+   * Asks the arbiter, and the receiver by a connection of its own, until there is an answer. `crashed`: the guest's
+   * copy is to go on, so the receiver's host has the first word.
+   */
+  | { type: 'claim'; reason: string; crashed: boolean }
   /** What comes from xl is read and dropped, so that the guest is not held while nobody knows. */
   | { type: 'drop-stream' }
   /** Decided for the primary: output flows freely, xl's transport ends, the guest runs on without protection. */
@@ -368,19 +373,21 @@ function linkLost(state: SenderState, reason: string, nowMs: number): SenderStep
   if (state.lastSent === LIVE_ROUND) {
     return decided(state, 'primary', `${reason}; the backup had no whole checkpoint`);
   }
+  const guest = state.ending?.guest ?? null;
+  const crashed = guest === 'crash' && state.options.onCrash === 'failover';
   return {
     state: {
       ...state,
       phase: 'claiming',
       hold: null,
       waiting: false,
-      ending: { reason, guest: state.ending?.guest ?? null, sinceMs: nowMs },
+      ending: { reason, guest, sinceMs: nowMs },
       undecided: 'the arbiter was not asked yet',
     },
     effects: [
       log('warn', 'the receiver is lost; claiming the term', state, { reason }),
       { type: 'drop-stream' },
-      { type: 'claim', reason },
+      { type: 'claim', reason, crashed },
     ],
   };
 }

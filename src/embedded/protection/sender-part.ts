@@ -75,7 +75,7 @@ export async function runSenderPart(): Promise<void> {
       onState(disk.connected, disk.reason);
       return { close: () => void (onDisk = null) };
     },
-    claim: (reason, onUndecided) => decideForPrimary(arbiter, job.order, connect, reason, onUndecided),
+    claim: (question, onUndecided) => decideForPrimary(arbiter, job.order, connect, question, onUndecided),
     guestEnd: () => ipc.call('guestEnd', null),
     destroyGuest: () => ipc.call('destroyGuest', null),
     record: async (decision) => {
@@ -98,6 +98,7 @@ export async function runSenderPart(): Promise<void> {
     failAfterMs: FAIL_AFTER_MS,
     network: true,
     disk: true,
+    onCrash: 'stop',
     ...LIMITS,
   };
   const sender = new Sender(options, withCuts(edges, passes));

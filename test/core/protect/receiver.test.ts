@@ -37,7 +37,13 @@ const ticks = (count: number): ReceiverInput[] =>
     type: 'tick',
     nowMs: (n + 1) * tickMs(options.failAfterMs),
   }));
-const dropTerm: ReceiverInput = { type: 'drop-term', term: 3, reason: 'the sender died', nowMs };
+const dropTerm: ReceiverInput = {
+  type: 'drop-term',
+  term: 3,
+  reason: 'the sender died',
+  crashed: false,
+  nowMs,
+};
 
 function run(
   inputs: readonly ReceiverInput[],
@@ -181,7 +187,7 @@ test('silence alone: as long as DRBD has its peer the host lives and is only slo
 test('the clean-up of the primary ends the term by agreement while nobody was asked', () => {
   const { lines } = run([...live, ...epoch(1), closed, dropTerm, decided, done('drop-copy')]);
   assert.equal(lines.slice(-3), [
-    'drop-term 3 the sender died -> log info: the primary goes on; giving the copy up; decide primary the sender died',
+    'drop-term 3 the sender died false -> log info: the primary goes on; giving the copy up; decide primary the sender died',
     'decision-durable -> step drop-copy',
     'step-done drop-copy -> answer-ended primary the sender died; step roll-forward',
   ]);
@@ -224,10 +230,10 @@ test('a decision is final, and whoever asks later is told of it', () => {
 });
 
 test('a clean-up of another term is no agreement about this one', () => {
-  const other: ReceiverInput = { type: 'drop-term', term: 2, reason: 'late', nowMs };
+  const other: ReceiverInput = { type: 'drop-term', term: 2, reason: 'late', crashed: false, nowMs };
   assert.equal(
     run([...live, ...epoch(1), other]).lines.at(-1),
-    'drop-term 2 late -> answer-undecided this host is in term 3',
+    'drop-term 2 late false -> answer-undecided this host is in term 3',
   );
 });
 
@@ -260,6 +266,22 @@ test('a copy that is to go on after a crash is not given up to a primary that as
   const { state, lines } = run([...live, ...epoch(1), crash, nobody, dropTerm], { onCrash: 'failover' });
   assert.is(state.phase, 'claiming');
   assert.match(lines.at(-1) ?? '', /answer-undecided the guest has crashed, and its copy is to go on/);
+});
+
+test('a crash that the primary could not say in the session is said by its clean-up', () => {
+  const late: ReceiverInput = { ...dropTerm, crashed: true };
+  const { state, lines } = run([...live, ...epoch(1), late], { onCrash: 'failover' });
+  assert.is(state.phase, 'claiming');
+  assert.match(
+    lines.at(-1) ?? '',
+    /claim the sender died; the guest has crashed; onCrash: failover; answer-undecided/,
+  );
+  assert.is(run([...live, ...epoch(1), late]).state.decision, 'primary', 'onCrash: stop');
+  assert.is(
+    run([...live, late], { onCrash: 'failover' }).state.decision,
+    'primary',
+    'there is no copy to start',
+  );
 });
 
 test('a sender that was only late is told that its session is over', () => {

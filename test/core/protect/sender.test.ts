@@ -19,6 +19,7 @@ const options: SenderOptions = {
   holdLimitMs: 5000,
   agreeLimitMs: 20_000,
   diskLimitMs: 4000,
+  onCrash: 'stop',
 };
 const nowMs = 0;
 const welcomed: SenderInput = { type: 'welcomed', nowMs };
@@ -135,10 +136,24 @@ test('after the first checkpoint was sent, going on needs the claim', () => {
   const before = [...live, ...epoch(1), lost];
   assert.equal(
     run(before).lines.at(-1),
-    'link-lost reset -> log warn: the receiver is lost; claiming the term; drop-stream; claim reset',
+    'link-lost reset -> log warn: the receiver is lost; claiming the term; drop-stream; claim reset false',
   );
   assert.match(run([...before, claimed('primary')]).lines.at(-1) ?? '', /; go-on /);
   assert.match(run([...before, claimed('backup')]).lines.at(-1) ?? '', /; give-way /);
+});
+
+test("after a crash the claim is the receiver's where its copy is to go on", () => {
+  const end = (guest: 'crash' | 'poweroff'): SenderInput => ({
+    type: 'stream-ended',
+    reason: `the guest ended: ${guest}`,
+    guest,
+    nowMs,
+  });
+  const last = (guest: 'crash' | 'poweroff', onCrash: 'stop' | 'failover'): string =>
+    run([...live, ...epoch(1), end(guest), lost], { onCrash }).lines.at(-1) ?? '';
+  assert.match(last('crash', 'failover'), /claim reset true$/);
+  assert.match(last('crash', 'stop'), /claim reset false$/);
+  assert.match(last('poweroff', 'failover'), /claim reset false$/);
 });
 
 test('while it is undecided nothing is released, whatever arrives', () => {
