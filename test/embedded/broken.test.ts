@@ -1,6 +1,6 @@
 /**
  * The embedded pair's checks can fail: with a guarantee broken on purpose (`REMUS_EMBEDDED_BREAK`), each is seen for
- * what it is.
+ * what it is, the first time: the epoch that is cut has answers in it (`cuts.ts`).
  */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -9,8 +9,9 @@ import type { CutPoint } from '../../src/embedded/protection/cuts.js';
 import type { Break } from '../../src/embedded/protection/jobs.js';
 import { ProtectedPair } from '../../src/embedded/protection/protected-pair.js';
 
-const CLIENTS = 8;
-const ATTEMPTS = 5;
+/** Few and slow: most epochs have no answer in them, and it is not for those that the test is there. */
+const CLIENTS = 2;
+const THINK_MS = 300;
 
 /** A pair that breaks the guarantee, with the power of its primary cut. */
 async function withBroken(
@@ -21,7 +22,7 @@ async function withBroken(
   const pair = await ProtectedPair.start({
     intervalMs: 50,
     clients: CLIENTS,
-    thinkMs: 5,
+    thinkMs: THINK_MS,
     broken,
     seed: 1,
     keep: false,
@@ -29,7 +30,6 @@ async function withBroken(
   try {
     await pair.protect();
     pair.clients.start();
-    // Enough that every epoch from now on has some.
     while (pair.clients.answers.length < 4 * CLIENTS) await pair.clients.nextAnswer();
     await pair.cut({ kind: 'primary', point, arbiter: 'both' });
     const { failover } = await pair.decided();
@@ -46,12 +46,10 @@ test('output that leaves before its checkpoint is committed: an answer is missin
 });
 
 test('a checkpoint acknowledged before its commit: the disks are behind memory', async () => {
-  // On a busy machine the clients may have had nothing in the very epoch that was cut: that breaks no promise.
-  let found: LedgerFault[] = [];
-  for (let attempt = 0; attempt < ATTEMPTS && found.length === 0; attempt++) {
-    await withBroken('ack-before-commit', 'output-released', (_pair, faults) => void (found = faults));
-  }
-  assert.ok(found.includes('disk-behind-memory') && found.includes('answer-not-on-disk'), found.join());
+  await withBroken('ack-before-commit', 'output-released', (_pair, faults) => {
+    assert.ok(faults.includes('disk-behind-memory'), faults.join());
+    assert.ok(faults.includes('answer-not-on-disk'), faults.join());
+  });
 });
 
 test('a journal that is not taken back: the disks are ahead of memory', async () => {

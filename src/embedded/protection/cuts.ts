@@ -1,7 +1,8 @@
 /**
  * What can be cut in the embedded pair, and when: the power of a host is SIGKILL for its whole process group, so that
  * nothing of it does anything more; a link is cut by a note (`wire.ts`). Either is one system call, made by whoever comes
- * by the chosen point of a checkpoint.
+ * by the chosen point of a checkpoint. From `memory-begun` on that is a checkpoint whose epoch has output, for one in
+ * which the guest answered nobody has nothing to lose.
  */
 import { writeFileSync } from 'node:fs';
 

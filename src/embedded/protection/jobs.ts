@@ -32,7 +32,7 @@ export interface HostJob {
   peerPort: number | null;
 }
 
-/** To be done when a checkpoint comes by the point. */
+/** To be done when a checkpoint comes by the point; where that is behind its output's mark, one that has output. */
 export interface ArmedCut {
   point: CutPoint;
   action: CutAction;
@@ -90,7 +90,8 @@ export interface LedgerFacts {
 /** What a host does for its sender. */
 export interface SenderCalls {
   [name: string]: (argument: never) => unknown;
-  mark: (epoch: number) => void;
+  /** Resolves with the number of packets that wait for the epoch. */
+  mark: (epoch: number) => number;
   release: (epoch: number) => void;
   openOutput: (argument: null) => void;
   dropOutput: (argument: null) => void;

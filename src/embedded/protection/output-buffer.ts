@@ -13,6 +13,8 @@ export class EmbeddedOutputBuffer {
   readonly #deliver: (packet: Packet) => void;
   #queue: Queued[] = [];
   #holds = false;
+  /** Packets since the last mark. */
+  #unmarked = 0;
   #dropped = false;
 
   constructor(deliver: (packet: Packet) => void) {
@@ -26,13 +28,21 @@ export class EmbeddedOutputBuffer {
 
   send(packet: Packet): void {
     if (this.#dropped) return;
-    if (this.#holds) this.#queue.push(packet);
-    else this.#deliver(packet);
+    if (!this.#holds) {
+      this.#deliver(packet);
+      return;
+    }
+    this.#queue.push(packet);
+    this.#unmarked++;
   }
 
-  mark(epoch: number): void {
+  /** @returns how many packets wait for this epoch */
+  mark(epoch: number): number {
+    const packets = this.#unmarked;
+    this.#unmarked = 0;
     this.#holds = true;
     this.#queue.push({ mark: epoch });
+    return packets;
   }
 
   /** @throws Error when the oldest mark is another one */
@@ -48,6 +58,7 @@ export class EmbeddedOutputBuffer {
   /** Everything flows, and nothing is held any more. */
   open(): void {
     this.#holds = false;
+    this.#unmarked = 0;
     for (const each of this.#queue.splice(0)) if (!('mark' in each)) this.#deliver(each);
   }
 

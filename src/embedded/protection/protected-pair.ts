@@ -188,7 +188,10 @@ export class ProtectedPair {
     });
   }
 
-  /** The next time that a checkpoint comes by its point, the cut is made. Resolves when it has been. */
+  /**
+   * The next time that a checkpoint comes by its point, the cut is made; the clients have to be asking. Resolves when
+   * it has been.
+   */
   async cut(cut: Cut): Promise<void> {
     const { kind, point, arbiter } = cut;
     const hosts = this.#hosts;

@@ -28,8 +28,10 @@ const LIMITS = { inFlightMax: 8, holdLimitMs: 60_000, agreeLimitMs: 60_000, disk
 export async function runSenderPart(): Promise<void> {
   const job = readJob<SenderJob>();
   let armed: ArmedCut | null = null;
-  const passes = (point: CutPoint): void => {
-    if (armed?.point !== point) return;
+  /** How many packets wait for each epoch. */
+  const output = new Map<number, number>();
+  const passes = (point: CutPoint, epoch: number | null = null): void => {
+    if (armed?.point !== point || (epoch !== null && (output.get(epoch) ?? 0) === 0)) return;
     const { action } = armed;
     armed = null;
     performCut(action);
@@ -53,7 +55,7 @@ export async function runSenderPart(): Promise<void> {
     connect: (events) => hostLink(connect, events),
     enter: () => Promise.resolve(),
     network: {
-      mark: (epoch) => ipc.call('mark', epoch),
+      mark: async (epoch) => void output.set(epoch, await ipc.call('mark', epoch)),
       release: (epoch) => ipc.call('release', epoch),
       open: () => ipc.call('openOutput', null),
       drop: () => ipc.call('dropOutput', null),
@@ -132,8 +134,11 @@ function connectOptions({ order, host, peer, port, tls }: SenderJob): ConnectOpt
   };
 }
 
-/** The same edges, with every point of a checkpoint that the primary comes by. */
-function withCuts(edges: SenderEdges, passes: (point: CutPoint) => void): SenderEdges {
+/**
+ * The same edges, with every point of a checkpoint that the primary comes by.
+ * @param passes told of an epoch where it is to have output
+ */
+function withCuts(edges: SenderEdges, passes: (point: CutPoint, epoch?: number) => void): SenderEdges {
   const { network, barrier } = edges;
   if (network === null || barrier === null) throw new Error('the embedded sender holds output and disks');
   let parts = 0;
@@ -147,9 +152,9 @@ function withCuts(edges: SenderEdges, passes: (point: CutPoint) => void): Sender
         passes('output-marked');
       },
       release: async (epoch) => {
-        passes('acknowledged');
+        passes('acknowledged', epoch);
         await network.release(epoch);
-        passes('output-released');
+        passes('output-released', epoch);
       },
     },
     barrier: {
@@ -169,13 +174,13 @@ function withCuts(edges: SenderEdges, passes: (point: CutPoint) => void): Sender
           await link.data(epoch, bytes);
           // The first part of an epoch is the header of its first record, the second one has pages.
           parts++;
-          if (epoch > 0 && parts === 2) passes('memory-begun');
+          if (parts === 2) passes('memory-begun', epoch);
         },
         checkpoint: async (epoch, folded, bytes) => {
           parts = 0;
-          if (epoch > 0) passes('memory-sent');
+          passes('memory-sent', epoch);
           await link.checkpoint(epoch, folded, bytes);
-          if (epoch > 0) passes('checkpoint-sent');
+          passes('checkpoint-sent', epoch);
         },
       };
     },
