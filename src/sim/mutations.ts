@@ -58,6 +58,16 @@ function withAlso(step: SenderStep, also: (effect: SenderEffect) => SenderEffect
   return { ...step, effects: step.effects.flatMap((effect) => [effect, ...also(effect)]) };
 }
 
+/** Of the two that the gate waits for, this one is taken for done as soon as the other one is. */
+const gateWithout =
+  (part: 'marked' | 'written'): SenderChange =>
+  (state, input) => {
+    const other = part === 'marked' ? 'marker-written' : 'network-marked';
+    const { hold } = state;
+    const isDone = input.type === other && hold !== null;
+    return senderStep(isDone ? { ...state, hold: { ...hold, [part]: true } } : state, input);
+  };
+
 const isOn = ({ phase }: ReceiverState): boolean => phase === 'live' || phase === 'on';
 
 export const MUTATIONS: readonly Mutation[] = [
@@ -214,23 +224,9 @@ export const MUTATIONS: readonly Mutation[] = [
       input,
     );
   }),
-  sender('the gate opens before the marker is written', ['atomic'], (state, input) => {
-    const { hold } = state;
-    return senderStep(
-      input.type === 'network-marked' && hold !== null
-        ? { ...state, hold: { ...hold, written: true } }
-        : state,
-      input,
-    );
-  }),
+  sender('the gate opens before the marker is written', ['atomic'], gateWithout('written')),
   sender('the marker is written when the gate is open', ['atomic'], (state, input) => {
-    const { hold } = state;
-    const step = senderStep(
-      input.type === 'network-marked' && hold !== null
-        ? { ...state, hold: { ...hold, written: true } }
-        : state,
-      input,
-    );
+    const step = gateWithout('written')(state, input);
     const effects = step.effects.filter(({ type }) => type !== 'write-marker');
     return withAlso({ ...step, effects }, (effect) =>
       effect.type === 'read-on' && effect.epoch !== null
@@ -243,15 +239,7 @@ export const MUTATIONS: readonly Mutation[] = [
     const step = senderStep({ ...state, waiting: false }, input);
     return step.state.phase === 'holding' ? { ...step, state: { ...step.state, waiting: true } } : step;
   }),
-  sender('the gate opens before the network is marked', ['output'], (state, input) => {
-    const { hold } = state;
-    return senderStep(
-      input.type === 'marker-written' && hold !== null
-        ? { ...state, hold: { ...hold, marked: true } }
-        : state,
-      input,
-    );
-  }),
+  sender('the gate opens before the network is marked', ['output'], gateWithout('marked')),
   sender('a missed checkpoint counts with the epoch before', ['atomic', 'lost'], (state, input) =>
     input.type === 'epoch-missed' ? { state, effects: [] } : senderStep(state, input),
   ),
