@@ -92,18 +92,26 @@ export class EmbeddedHosts {
       ],
       keep,
     );
-    for (const name of HOSTS) {
-      const directory = hosts.directory(name);
-      await mkdir(directory);
-      await hosts.reachArbiter(name, true);
-      const { key, certificate } = makeEmbeddedCertificate(name);
-      await writeFile(join(folder, 'tls', `${name}.key`), key, { mode: 0o600 });
-      await writeFile(join(folder, 'tls', `${name}.crt`), certificate);
-      for (const [volume, { sizeBytes }] of EMBEDDED_VOLUMES.entries()) {
-        await writeFile(volumePath(directory, volume), firstContent(seed, volume, sizeBytes));
-      }
+    try {
+      for (const name of HOSTS) await hosts.#fill(name, seed);
+      return hosts;
+    } catch (error) {
+      await hosts.close();
+      throw error;
     }
-    return hosts;
+  }
+
+  /** @throws Error when the folder has no room */
+  async #fill(name: HostName, seed: number): Promise<void> {
+    const directory = this.directory(name);
+    await mkdir(directory);
+    await this.reachArbiter(name, true);
+    const { key, certificate } = makeEmbeddedCertificate(name);
+    await writeFile(join(this.folder, 'tls', `${name}.key`), key, { mode: 0o600 });
+    await writeFile(join(this.folder, 'tls', `${name}.crt`), certificate);
+    for (const [volume, { sizeBytes }] of EMBEDDED_VOLUMES.entries()) {
+      await writeFile(volumePath(directory, volume), firstContent(seed, volume, sizeBytes));
+    }
   }
 
   directory(name: HostName): string {
