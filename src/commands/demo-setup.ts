@@ -75,7 +75,7 @@ async function story(world: EmbeddedWorld, tell: (text: string) => void): Promis
   tell(
     `An embedded pair: ${here} and ${there} are stand-ins in this process, not Xen hosts. The commands are`,
   );
-  tell('the real ones, over real SSH on loopback. The guest has two disks, of 2 GiB and 512 MiB.');
+  tell('the real ones, over real SSH on loopback. The embedded guest has two disks, of 2 GiB and 512 MiB.');
 
   tell('\n1. check: can this work?');
   const report = await runCheck(loaded.config, loaded.layouts, guestReadings(loaded), {
@@ -86,7 +86,7 @@ async function story(world: EmbeddedWorld, tell: (text: string) => void): Promis
   const count = (verdict: string): number => report.results.filter((one) => one.verdict === verdict).length;
   claim('nothing is in the way', count('fail') === 0, `${count('pass')} points pass, ${count('warn')} warn`);
 
-  tell('\n2. setup: volumes, devices, DRBD, the hotplug script, certificates');
+  tell('\n2. setup of the embedded hosts: volumes, devices, DRBD, the hotplug script, certificates');
   const startedMs = dependencies.nowMs();
   const made = await setUp({
     ...silent,
@@ -111,7 +111,7 @@ async function story(world: EmbeddedWorld, tell: (text: string) => void): Promis
   };
   const ready = 'Connected, UpToDate/UpToDate';
   let state = await disks();
-  claim('both hosts have the same data', state === ready, state);
+  claim('both embedded hosts have the same data', state === ready, state);
 
   tell('\n3. setup again: nothing is left to do');
   const again = await setUp(silent);
@@ -128,7 +128,7 @@ async function story(world: EmbeddedWorld, tell: (text: string) => void): Promis
   claim('status says so', reason.includes(`${there} can't be asked`), firstOf(reason));
   await second.powerOn();
   state = await disks();
-  claim('its devices and DRBD are back by themselves', state === ready, state);
+  claim('its embedded devices and DRBD are back by themselves', state === ready, state);
 
   tell('\n5. teardown: the mirror image of setup');
   const gone = await overAll((work) =>
@@ -141,7 +141,7 @@ async function story(world: EmbeddedWorld, tell: (text: string) => void): Promis
   );
   const left = pair.hosts.flatMap(({ machine }) => machine.volumeGroups.flatMap(({ lvs }) => lvs));
   claim(
-    'nothing is left on the hosts',
+    'nothing is left on the embedded hosts',
     gone.error === undefined && left.length === 0,
     gone.error?.message ?? `${gone.changes.length} changes, ${left.length} volumes left`,
   );

@@ -40,7 +40,10 @@ test("with the mirror's link cut protection ends by agreement, which needs no ar
     (_cut, { host, failover, says }, before) => {
       assert.is(host, before);
       assert.is(failover, null);
-      assert.match(says, /^unprotected: DRBD has been without its peer for 2000 ms: Connecting/);
+      assert.match(
+        says,
+        /^unprotected: the embedded mirror has been without its peer for 2000 ms: Connecting/,
+      );
     },
   );
 });

@@ -3,9 +3,10 @@
  * comes back, and both hosts are the same again. Each thing that is promised is looked at as it happens.
  */
 import type { LedgerViolation } from '../../core/ledger.js';
+import { BLOCK_BYTES } from './bitmap.js';
 import { CUT_KINDS, CUT_POINTS } from './cuts.js';
 import type { Cut } from './cuts.js';
-import { BLOCK_BYTES } from './bitmap.js';
+import { EMBEDDED_VOLUMES } from './devices.js';
 import { formatBytes, formatMs, formatSeconds } from './figures.js';
 import type { Outcome, ProtectedPair, Recovery } from './protected-pair.js';
 
@@ -57,7 +58,7 @@ export async function runAct(pair: ProtectedPair, cut: Cut, story: Story): Promi
       `for ${formatSeconds(forMs)}: ${answers} answers, ${started} copies started, ${heldPackets} packets held`,
     );
     await pair.giveArbiter();
-    story.tell('   the arbiter can be reached again');
+    story.tell('   the embedded arbiter can be reached again');
   }
   const before = pair.primary;
   const outcome = await pair.decided();
@@ -69,14 +70,14 @@ export async function runAct(pair: ProtectedPair, cut: Cut, story: Story): Promi
   tellOutcome(outcome, story);
   const guests = await pair.settled();
   story.claim(
-    'exactly one copy of the guest is left',
+    'exactly one copy of the embedded guest is left',
     guests.length === 1 && guests[0] === outcome.host,
     guests.length === 0 ? 'on no host' : `on ${guests.join(' and ')}`,
   );
   await waitForAnswers(pair, MISSED);
   const violations = await pair.verify();
   story.claim(
-    'the guest goes on where it was, and its counter never went back',
+    'the embedded guest goes on where it was, and its counter never went back',
     violations.length === 0 && pair.clients.nonsense.length === 0,
     violations.length === 0 && pair.clients.nonsense.length === 0
       ? `${pair.clients.answers.length} answers in all, in order, none twice`
@@ -93,7 +94,7 @@ async function cutAndTell(pair: ProtectedPair, cut: Cut, story: Story): Promise<
   story.chapter(
     isPower
       ? `the power of ${dead} is cut (SIGKILL for its whole tree), at "${point}":`
-      : `${kind}: cut is ${CUT_KINDS[kind]}, at "${point}":`,
+      : `cut at "${point}": ${CUT_KINDS[kind]}`,
   );
   story.tell(`   ${CUT_POINTS[point]}`);
   if (cut.arbiter !== 'both') {
@@ -102,7 +103,7 @@ async function cutAndTell(pair: ProtectedPair, cut: Cut, story: Story): Promise<
       backup: `only ${pair.backup} reaches`,
       none: 'nobody reaches',
     };
-    story.tell(`   ${who[cut.arbiter]} the arbiter`);
+    story.tell(`   ${who[cut.arbiter]} the embedded arbiter`);
   }
   await pair.cut(cut);
 }
@@ -119,26 +120,26 @@ function tellOutcome({ failover, decidedMs, answeredMs, says }: Outcome, story: 
       `   decided after ${formatSeconds(decidedMs)} | a client is answered again ${formatSeconds(answeredMs)} after the cut`,
     );
     story.claim(
-      'the guest says that it is not protected, and why',
+      'the embedded guest says that it is not protected, and why',
       says.startsWith('unprotected: '),
-      embedded(says),
+      says,
     );
     return;
   }
   const { times, epoch, discardedBytes, violations, answers, count } = failover;
   const { detectionMs, claimMs, diskMs, startMs } = times;
   story.tell(
-    `   detection ${formatSeconds(detectionMs)} | claim ${formatMs(claimMs)} | disk ${formatMs(diskMs)} | start ${formatMs(startMs)}`,
+    `   detection ${formatSeconds(detectionMs)} | claim ${formatMs(claimMs)} | embedded disk ${formatMs(diskMs)} | start ${formatMs(startMs)}`,
   );
   story.tell(`   a client is answered again ${formatSeconds(answeredMs)} after the cut`);
   story.tell(
-    `   the guest went on from epoch ${epoch}; ${formatBytes(discardedBytes)} of later writes were discarded`,
+    `   the embedded guest went on from epoch ${epoch}; ${formatBytes(discardedBytes)} of later writes were discarded`,
   );
   story.claim(
-    'memory and both disks are of the same epoch, and no answer is missing',
+    'memory and both disks of the embedded guest are of the same epoch, and no answer is missing',
     violations.length === 0,
     violations.length === 0
-      ? `${answers} answers, each in memory and on both disks; the guest was at count ${count}`
+      ? `${answers} answers, each in memory and on both disks; it was at count ${count}`
       : violationsText(violations),
   );
 }
@@ -148,7 +149,7 @@ async function comeBack(pair: ProtectedPair, cut: Cut, story: Story): Promise<vo
   story.chapter(
     isPower
       ? `${pair.backup} is switched on again, as backup; what differs is sent to it`
-      : `${cut.kind}: mended; ${pair.backup} is backup, and what differs is sent to it`,
+      : `mended is what was cut; ${pair.backup} is backup, and what differs is sent to it`,
   );
   await pair.bringBack();
   let last = -1;
@@ -158,13 +159,18 @@ async function comeBack(pair: ProtectedPair, cut: Cut, story: Story): Promise<vo
     if (step === last) return;
     last = step;
     story.tell(
-      `   resync ${String(done).padStart(3)} %, ${formatBytes(left * BLOCK_BYTES)} of ${formatBytes(of * BLOCK_BYTES)} left`,
+      `   embedded resync ${String(done).padStart(3)} %, ${formatBytes(left * BLOCK_BYTES)} of ${formatBytes(of * BLOCK_BYTES)} left`,
     );
   });
   tellRecovery(recovery, story);
+  await compareAndClaim(pair, story);
+}
+
+/** That both hosts have the same disks: the guest is held meanwhile. */
+export async function compareAndClaim(pair: ProtectedPair, story: Story): Promise<void> {
   const { volumes, heldMs } = await pair.compare();
   story.claim(
-    'both hosts have the same disks, byte for byte',
+    'both embedded hosts have the same disks, byte for byte',
     volumes.every(({ same }) => same),
     `${volumes.map(({ name, same }) => `${name} ${same ? 'same' : 'DIFFERS'}`).join(', ')} ` +
       `(the guest was held for ${formatMs(heldMs)} to compare)`,
@@ -172,17 +178,13 @@ async function comeBack(pair: ProtectedPair, cut: Cut, story: Story): Promise<vo
 }
 
 function tellRecovery({ steps, blocks, ms }: Recovery, story: Story): void {
-  for (const step of steps) story.tell(`   recovery: ${embedded(step)}`);
+  for (const step of steps) story.tell(`   recovery: ${step}`);
+  const all = EMBEDDED_VOLUMES.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   story.tell(
     blocks === 0
-      ? '   the mirror had lost nothing'
-      : `   resynchronised in ${formatSeconds(ms)}: ${formatBytes(blocks * BLOCK_BYTES)} of 33 MiB`,
+      ? '   the embedded mirror had lost nothing'
+      : `   the embedded mirror is resynchronised after ${formatSeconds(ms)}: ${formatBytes(blocks * BLOCK_BYTES)} of ${formatBytes(all)}`,
   );
-}
-
-/** The machines are the real ones and speak of DRBD; what they look at here is not. */
-function embedded(said: string): string {
-  return said.replaceAll('DRBD', 'the embedded mirror');
 }
 
 function violationsText(violations: readonly LedgerViolation[]): string {

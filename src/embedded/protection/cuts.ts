@@ -8,15 +8,15 @@ import { writeFileSync } from 'node:fs';
 
 /** In the order in which a checkpoint comes by them. */
 export const CUT_POINTS = {
-  'between-checkpoints': 'the guest runs; nothing is marked or sent',
-  'guest-held': 'the guest is held; neither its output nor its disks are marked',
-  'output-marked': 'its output is marked; the marker for its disks may be under way',
-  'marker-sent': 'the marker is on its way to the other host',
+  'between-checkpoints': 'the embedded guest runs; nothing is marked or sent',
+  'guest-held': 'the embedded guest is held; neither its output nor its disks are marked',
+  'output-marked': "the embedded guest's output is marked; the marker for its disks may be under way",
+  'marker-sent': 'the marker is on its way to the backup',
   'marker-written': 'the marker has completed on the primary',
   'marker-in-journal': 'the marker is in the journal of the backup; memory is not whole there',
   'memory-begun': 'the first pages of the epoch are sent',
   'memory-sent': 'all pages are sent; the record that ends the checkpoint is not',
-  'checkpoint-sent': 'the whole checkpoint is sent, and the guest runs again',
+  'checkpoint-sent': 'the whole checkpoint is sent, and the embedded guest runs again',
   'commit-begins': 'the backup has all of the epoch, and has not recorded the commit',
   'commit-durable': 'the commit is recorded; the primary has not been told',
   acknowledged: 'the primary has been told; the output of the epoch is still held',
@@ -34,11 +34,11 @@ export const ON_BACKUP: ReadonlySet<CutPoint> = new Set([
 ]);
 
 export const CUT_KINDS = {
-  primary: 'the power of the host that has the guest',
-  backup: 'the power of the other host',
-  'mirror-link': "the mirror's link: disk writes no longer come through",
+  primary: 'the power of the host that has the embedded guest',
+  backup: 'the power of the other embedded host',
+  'mirror-link': 'the link of the embedded mirror: disk writes no longer come through',
   'control-link': 'the link of sender and receiver: neither checkpoints nor heartbeats come through',
-  'both-links': 'both links; both hosts live and hear nothing of each other',
+  'both-links': 'both links; both embedded hosts live and hear nothing of each other',
 } as const;
 
 export type CutKind = keyof typeof CUT_KINDS;

@@ -21,6 +21,7 @@ import type { ControllerCalls, HostCalls, HostJob, LogLine, ReceiverFacts, Sende
 import type { MirrorState } from './mirror.js';
 import { startPart } from './program.js';
 import { EmbeddedWire } from './wire.js';
+import { embeddedWords } from './words.js';
 
 export const HOSTS = ['embedded-a', 'embedded-b'] as const;
 export type HostName = (typeof HOSTS)[number];
@@ -165,11 +166,11 @@ export class EmbeddedHosts {
         this.#wake();
       },
       senderFacts: (facts) => {
-        this.sender = facts;
+        this.sender = { ...facts, reason: embeddedWords(facts.reason) };
         this.#wake();
       },
       receiverFacts: (facts) => {
-        this.receiver = facts;
+        this.receiver = { ...facts, reason: embeddedWords(facts.reason) };
         this.#wake();
       },
       mirror: (state) => {
@@ -247,13 +248,13 @@ export class EmbeddedHosts {
   #tooLate(what: string): string {
     const { sender, receiver } = this;
     const last = this.log.slice(-12).map((line) => {
-      return `  ${line.host} ${line.part}: ${line.message} ${JSON.stringify(line.fields)}`;
+      return embeddedWords(`  ${line.host} ${line.part}: ${line.message} ${JSON.stringify(line.fields)}`);
     });
     return [
       `embedded pair: ${what}: not within ${LIMIT_MS} ms; the last that was said:`,
       `  sender ${sender?.protection ?? 'none'}: ${sender?.reason ?? ''}`,
       `  receiver ${receiver?.phase ?? 'none'}: ${receiver?.reason ?? ''}`,
-      ...[...this.mirrors].map(([name, state]) => `  mirror of ${name} ${JSON.stringify(state)}`),
+      ...[...this.mirrors].map(([name, state]) => `  embedded mirror of ${name} ${JSON.stringify(state)}`),
       ...last,
     ].join('\n');
   }

@@ -28,6 +28,7 @@ import { DOMAIN, PAIR } from './jobs.js';
 import type { Break, HostStatus, LedgerFacts, LogLine, SenderFacts, TermJob } from './jobs.js';
 import type { MirrorState } from './mirror.js';
 import { recoveryHost } from './recovery-view.js';
+import { embeddedWords } from './words.js';
 
 /** For how long it is watched that nothing happens. */
 const WATCH_MS = 1_000;
@@ -89,7 +90,7 @@ export interface Comparison {
 }
 
 export interface Recovery {
-  /** In the words of the real recovery. */
+  /** What the real recovery did, and why. */
   steps: string[];
   blocks: number;
   ms: number;
@@ -330,7 +331,7 @@ export class ProtectedPair {
       const step = nextRecoveryStep(DOMAIN, await this.#recoveryHosts());
       if (step.do === 'protect') break;
       if (step.do === 'refuse' || step.do === 'done')
-        throw new Error(`embedded recovery: ${step.do}: ${step.reason}`);
+        throw new Error(`embedded recovery: ${step.do}: ${embeddedWords(step.reason)}`);
       if (step.do === 'wait') {
         const { mirror } = this;
         if (step.for === 'sync' && mirror !== undefined)
@@ -338,7 +339,8 @@ export class ProtectedPair {
         await this.#hosts.nextReport(LOOK_MS);
         continue;
       }
-      steps.push(`${step.do}: ${step.reason}`);
+      const host = step.do === 'connect' ? step.loser : step.host;
+      steps.push(`${step.do} on ${host}: ${embeddedWords(step.reason)}`);
       await this.#act(step);
     }
     const { mirror } = this;
