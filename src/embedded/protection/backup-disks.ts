@@ -18,7 +18,7 @@ import type { Ipc } from './ipc.js';
 import { DOMAIN } from './jobs.js';
 import type { PartCalls, ReceiverCalls, TermJob } from './jobs.js';
 
-const JOURNAL_BYTES = 32 << 20;
+export const JOURNAL_BYTES = 32 << 20;
 
 export const JOURNAL_FILE = 'embedded-journal';
 /** While there is such a file the journal may hold what the mirror was told is written. */
