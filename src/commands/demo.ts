@@ -15,6 +15,7 @@ import {
   REACHES,
 } from '../embedded/protection/cuts.js';
 import type { CutKind, CutPoint, Reach } from '../embedded/protection/cuts.js';
+import { keptText } from '../embedded/protection/figures.js';
 import { BREAKS } from '../embedded/protection/jobs.js';
 import type { Break } from '../embedded/protection/jobs.js';
 import type { Round } from '../embedded/protection/rounds.js';
@@ -34,14 +35,14 @@ export async function runDemo(
 ): Promise<ExitCode> {
   const { embeddedPart, cut, cutAt, arbiter, rounds } = options;
   if (embeddedPart !== undefined) return runPart(String(embeddedPart));
-  if (options['setup'] === true) return (await import('./demo-setup.js')).runSetupDemo(output);
+  if (options['setup'] === true) {
+    if (Object.keys(options).length > 1) {
+      throw new OperatorError('demo --setup: none of the other options of demo goes with it', ExitCode.usage);
+    }
+    return (await import('./demo-setup.js')).runSetupDemo(output);
+  }
   if (cut === 'list' || cutAt === 'list') {
-    const names: Readonly<Record<string, string>> = cut === 'list' ? CUT_KINDS : CUT_POINTS;
-    output.print(
-      Object.entries(names)
-        .map(([name, text]) => `${name.padEnd(22)} ${text}`)
-        .join('\n'),
-    );
+    printLists(cut === 'list', cutAt === 'list', output);
     return ExitCode.ok;
   }
   const seed = readNumber('--seed', options['seed'], 0, SEED_MAX) ?? randomInt(SEED_MAX);
@@ -55,6 +56,21 @@ export async function runDemo(
   };
   const wanted = readNumber('--rounds', rounds, 1, ROUNDS_MAX);
   return wanted === null ? runStory(common, output) : runManyRounds({ ...common, rounds: wanted }, output);
+}
+
+function printLists(kinds: boolean, points: boolean, { json, print }: DemoOutput): void {
+  const cut = kinds ? CUT_KINDS : undefined;
+  const cutAt = points ? CUT_POINTS : undefined;
+  if (json) {
+    print(JSON.stringify({ embedded: true, cut, cutAt }, null, 2));
+    return;
+  }
+  const list = (title: string, texts: Readonly<Record<string, string>>): void => {
+    print(title);
+    for (const [name, text] of Object.entries(texts)) print(`  ${name.padEnd(20)} ${text}`);
+  };
+  if (cut !== undefined) list('--cut, what is cut on the embedded pair:', cut);
+  if (cutAt !== undefined) list('--cut-at, where in a checkpoint of the embedded pair:', cutAt);
 }
 
 interface Common {
@@ -106,6 +122,7 @@ async function runManyRounds(
 ): Promise<ExitCode> {
   const { runRounds } = await import('../embedded/protection/rounds.js');
   const { seed, kind, point, arbiter } = common;
+  const kept: string[] = [];
   if (!json) print(`An embedded pair; ${common.rounds} rounds, seed ${seed}`);
   const rounds = await runRounds({
     ...common,
@@ -115,23 +132,36 @@ async function runManyRounds(
       ...(arbiter === null ? {} : { arbiter }),
     },
     onRound: (round) => {
-      if (!json) print(roundText(round, seed));
+      if (!json) print(roundText(round, again(common)));
+    },
+    onKept: (folder) => {
+      kept.push(folder);
+      if (!json) print(keptText(folder));
     },
   });
   const bad = rounds.filter(({ violations }) => violations.length > 0).length;
-  if (json) print(JSON.stringify({ embedded: true, seed: common.seed, rounds }, null, 2));
-  else if (bad === 0)
-    print(`embedded pair: ${rounds.length} rounds, every guarantee held; seed ${common.seed}`);
-  else print(`embedded pair: ${bad} of ${rounds.length} rounds broke a guarantee; --seed ${common.seed}`);
+  if (json) print(JSON.stringify({ embedded: true, seed, rounds, kept }, null, 2));
+  else if (bad === 0) print(`embedded pair: ${rounds.length} rounds, every guarantee held; seed ${seed}`);
+  else print(`embedded pair: ${bad} of ${rounds.length} rounds broke a guarantee; --seed ${seed}`);
   return bad === 0 ? ExitCode.ok : ExitCode.failed;
 }
 
-function roundText({ round, cut, host, violations, outageMs }: Round, seed: number): string {
+/** The options that lead to the same rounds. */
+function again({ seed, kind, point, arbiter }: Common): string {
+  return [
+    ...(kind === null ? [] : [`--cut ${kind}`]),
+    ...(point === null ? [] : [`--cut-at ${point}`]),
+    ...(arbiter === null ? [] : [`--arbiter ${arbiter}`]),
+    `--seed ${seed}`,
+  ].join(' ');
+}
+
+function roundText({ round, cut, host, violations, outageMs }: Round, options: string): string {
   const end = host === null ? 'came to no end' : `${host} goes on, answered after ${Math.round(outageMs)} ms`;
   return [
     `embedded round ${String(round).padStart(3)}  ${cutText(cut)}: ${end}`,
-    ...violations.map((text) => `    VIOLATION: ${text}`),
-    ...(violations.length === 0 ? [] : [`    again with: --rounds ${round} --seed ${seed}`]),
+    ...violations.map((text) => `    VIOLATION on the embedded pair: ${text}`),
+    ...(violations.length === 0 ? [] : [`    again with: --rounds ${round} ${options}`]),
   ].join('\n');
 }
 

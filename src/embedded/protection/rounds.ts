@@ -31,6 +31,8 @@ export interface RoundsOptions {
   broken: Break | null;
   keep: boolean;
   onRound: (round: Round) => void;
+  /** Told where the files of a pair are, with `keep`. */
+  onKept: (folder: string) => void;
 }
 
 /** A round that comes to no end has broken a promise, too; the next one gets a new pair. */
@@ -56,6 +58,7 @@ export async function runRounds(options: RoundsOptions): Promise<Round[]> {
       }
     } finally {
       await pair.close();
+      if (options.keep) options.onKept(pair.folder);
     }
   }
   return done;
