@@ -6,21 +6,14 @@ import { Paths } from '../core/names.js';
 import { closeLog, createLog } from '../edge/log.js';
 import type { Log, LogLevel } from '../edge/log.js';
 import { TermStore } from '../edge/term-store.js';
-
-export type HostProgram =
-  | 'sender'
-  | 'receiver'
-  | 'sender-cleanup'
-  | 'receiver-cleanup'
-  | 'switchover-source'
-  | 'switchover-target'
-  | 'switchover-cleanup';
+import { unitError } from '../protect/unit-error.js';
+import type { UnitProgram } from '../protect/unit-error.js';
 
 /** Something that keeps the process from ending is not worth a unit that never stops. */
 const LINGER_MS = 5_000;
 
 export async function runOnHost(
-  program: HostProgram,
+  program: UnitProgram,
   domain: string,
   version: string,
   logLevel: LogLevel,
@@ -28,13 +21,15 @@ export async function runOnHost(
   const log = createLog({ level: logLevel === 'warn' ? 'info' : logLevel, json: false });
   try {
     return await run(program, domain, version, log);
+  } catch (error) {
+    throw await unitError(program, domain, error);
   } finally {
     await closeLog(log);
     setTimeout(() => process.exit(), LINGER_MS).unref();
   }
 }
 
-async function run(program: HostProgram, domain: string, version: string, log: Log): Promise<ExitCode> {
+async function run(program: UnitProgram, domain: string, version: string, log: Log): Promise<ExitCode> {
   switch (program) {
     case 'sender': {
       const { runSenderHost } = await import('../protect/sender-host.js');

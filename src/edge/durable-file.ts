@@ -137,6 +137,8 @@ async function withTemporary(
     await use(temporary);
   } catch (error) {
     await steps.unlink(temporary).catch(() => undefined);
+    // A write that finds no room does not say where, and the temporary name helps nobody.
+    (error as NodeJS.ErrnoException).path = path;
     throw error;
   }
 }

@@ -27,6 +27,7 @@ import {
 } from '../core/claim/term.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
 import { readSmall, REAL_STEPS, writeDurably, type FileSteps } from './durable-file.js';
+import { missingRoom } from './room.js';
 
 const FILE_MODE = 0o644;
 
@@ -121,8 +122,8 @@ export class TermStore {
         else await writeDurably(path, text, FILE_MODE, this.#steps);
       } catch (error) {
         throw new OperatorError(
-          `${this.#domain}: ${path} could not be written: ${(error as Error).message}; it is whole, with the ` +
-            `old or the new content. Make room or mend the file system, and do the same again.`,
+          `${this.#domain}: ${path} could not be written: ${(error as Error).message}` +
+            `${await missingRoom(error, path)}; it is whole, with the old or the new content. Make room or mend the file system, and do the same again.`,
           ExitCode.failed,
           error,
         );

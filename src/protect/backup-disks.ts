@@ -14,6 +14,7 @@ import { mkdir, open, readdir, readlink, rm, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { DomainFile } from '../core/domain-file.js';
+import { OperatorError } from '../core/errors.js';
 import type { VolumeLayout } from '../core/model.js';
 import { addDiscarded, formatDiscarded, journalConfigOf, parseDiscarded } from '../core/journal/domain.js';
 import { JournalError } from '../core/journal/types.js';
@@ -83,15 +84,16 @@ async function readVolumes(domain: DomainFile): Promise<{ journal: string; volum
 }
 
 /** NBD devices that nothing is connected to. */
-async function freeNbdDevices(count: number): Promise<string[]> {
+async function freeNbdDevices(domain: string, count: number): Promise<string[]> {
   await must(['modprobe', 'nbd'], COMMAND_MS);
   const names = (await readdir('/sys/block')).filter((name) => /^nbd[0-9]+$/.test(name));
   const free = names
     .filter((name) => !existsSync(`/sys/block/${name}/pid`))
     .sort((a, b) => Number(a.slice(3)) - Number(b.slice(3)));
   if (free.length < count) {
-    throw new Error(
-      `${count} free NBD devices are needed and ${free.length} of ${names.length} are free; give the module nbd a larger nbds_max`,
+    throw new OperatorError(
+      `${domain}: ${count} free NBD devices are needed for its journal and ${free.length} of ${names.length} are free; ` +
+        `its disks are as they were. Give the module nbd a larger nbds_max.`,
     );
   }
   return free.slice(0, count).map((name) => `/dev/${name}`);
@@ -146,7 +148,7 @@ export class JournalDisks implements BackupDisks {
     ({ journal: this.#journalPath, volumes: this.#volumes } = await readVolumes(this.#domain));
     await this.#open(true);
     const journal = this.#need();
-    const free = await freeNbdDevices(this.#volumes.length);
+    const free = await freeNbdDevices(domain, this.#volumes.length);
     this.#volumes.forEach((volume, index) => (volume.nbd = free[index] ?? ''));
     await mkdir(join(Paths.run, domain), { recursive: true });
     await rm(this.#socketPath, { force: true });
@@ -159,20 +161,21 @@ export class JournalDisks implements BackupDisks {
     });
     this.#server = server;
     journal.onBatch = () => server.flushDirty();
-    await writeDurably(
-      this.#activePath,
-      'the journal may hold writes that DRBD was told are durable\n',
-      0o644,
-    );
     try {
+      await writeDurably(
+        this.#activePath,
+        'the journal may hold writes that DRBD was told are durable\n',
+        0o644,
+      );
+      await setGate(domain, 'shut', `${domain} is protected here by its other host`);
       await switchToJournal(this.#volumes, this.#socketPath, { exec });
       this.#isSwitched = true;
     } catch (error) {
       await this.#close();
+      await removeGate(domain);
       await removeDurably(this.#activePath);
       throw error;
     }
-    await setGate(domain, 'shut', `${domain} is protected here by its other host`);
   }
 
   /**

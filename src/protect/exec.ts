@@ -41,10 +41,13 @@ export const exec: Executor = (argv, { timeoutMs }) =>
     child.on('close', (code) => finish({ code: isLate ? null : (code ?? 128), stdout, stderr }));
   });
 
+/** A tool that has failed; its message has the command and what it said. */
+export class ToolError extends Error {}
+
 /**
  * Runs a command that has to succeed.
  * @returns its standard output
- * @throws Error with the command and what it said
+ * @throws ToolError with the command and what it said
  */
 export async function must(
   argv: readonly string[],
@@ -54,7 +57,7 @@ export async function must(
   const { code, stdout, stderr } = await run(argv, { timeoutMs });
   if (code === 0) return stdout;
   const why = code === null ? `no end after ${timeoutMs} ms` : `exit code ${code}`;
-  throw new Error(
+  throw new ToolError(
     `${argv.join(' ')}: ${why}: ${(stderr.trim() || stdout.trim() || 'no output').slice(0, 500)}`,
   );
 }

@@ -3,7 +3,7 @@
  *
  *     journal under DRBD -> listen -> one session -> ... -> the devices are back on their LVs -> exit
  */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { openArbiter } from '../arbiter/open.js';
@@ -49,7 +49,7 @@ export async function runReceiverHost(name: string, program: string, log: Log): 
     throw new OperatorError(`${name}: ${order.backup} is the backup of term ${order.term}`, ExitCode.refused);
   }
   await mkdir(here.runDirectory, { recursive: true });
-  await writeFile(join(here.runDirectory, 'receiver.pid'), `${process.pid}\n`);
+  await replaceFile(join(here.runDirectory, 'receiver.pid'), `${process.pid}\n`);
   const notify = systemdNotify();
   const { outOfMemoryKiller, lockedMemory } = await protectProcess();
   if (outOfMemoryKiller !== null) {

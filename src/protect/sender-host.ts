@@ -69,7 +69,7 @@ export async function runSenderHost(name: string, program: string, log: Log): Pr
   notify('WATCHDOG=1');
   const beat = setInterval(() => notify('WATCHDOG=1'), REPORT_EVERY_MS).unref();
   await mkdir(here.runDirectory, { recursive: true });
-  await writeFile(join(here.runDirectory, 'sender.pid'), `${process.pid}\n`);
+  await replaceFile(join(here.runDirectory, 'sender.pid'), `${process.pid}\n`);
   const identity = identityOf(order);
   const { checkpoint } = here.domain;
   const options: SenderOptions = {
@@ -324,8 +324,15 @@ async function writeReport(here: HostDomain, order: Order, sender: Sender): Prom
   await replaceFile(join(here.runDirectory, 'sender.json'), JSON.stringify(report));
 }
 
-/** For readers that must never see half of it; it need not last. */
+/**
+ * For readers that must never see half of it; it need not last.
+ * @throws NodeJS.ErrnoException with this path
+ */
 export async function replaceFile(path: string, text: string): Promise<void> {
-  await writeFile(`${path}.new`, text);
-  await rename(`${path}.new`, path);
+  try {
+    await writeFile(`${path}.new`, text);
+    await rename(`${path}.new`, path);
+  } catch (error) {
+    throw Object.assign(error as Error, { path });
+  }
 }

@@ -3,6 +3,7 @@
  * Sender, receiver and their clean-ups as processes on two fake hosts (`hosts.ts`), without room for their records or
  * in the journal, after the loss of the primary host, and at a guest's own end. As in `faults-killed.tools.test.ts`.
  */
+import { once } from 'node:events';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { assertFree, assertGivenUp, cutPower, decideForBackup, onPair } from './faults.js';
@@ -33,6 +34,32 @@ for (const [where, why] of [
       assert.match(pair.senderReport()?.reason ?? '', why);
     }));
 }
+
+test('no room for the receiver to begin: it says how much is missing, and its disks are as they were', () =>
+  onPair(async (pair) => {
+    pair.beta.fillState();
+    const receiver = pair.beta.spawn(pair.program('receiver', 'web'), 'ignore');
+    assert.equal(await once(receiver, 'exit'), [1, null]);
+    assert.match(
+      pair.beta.log(),
+      /web: the receiver failed: \/var\/lib\/remus-drbd\/web\/journal-active: ENOSPC.* \(0 bytes and \d+ files free in \/var\/lib\/remus-drbd\/web, 4096 bytes and 1 file are needed\)\. .*run remus-drbd protect web/,
+    );
+    assert.not.match(pair.beta.log(), /\n +at /, 'no stack');
+    assertGivenUp(pair);
+    assert.is(pair.beta.run('ls', '/var/lib/remus-drbd/web').trim(), 'term.json');
+  }));
+
+test('a sender that has no barrier device to write to says so, and what to do', () =>
+  onPair(async (pair) => {
+    await pair.startReceiver();
+    pair.alpha.run('rm', '/dev/drbd108271');
+    const sender = pair.alpha.spawn(pair.program('sender', 'web', '--'), 'ignore');
+    assert.equal(await once(sender, 'exit'), [1, null]);
+    assert.match(pair.alpha.log(), /web: the sender failed: .*drbd108271.*run remus-drbd protect web/);
+    assert.not.match(pair.alpha.log(), /\n +at /, 'no stack');
+    assert.is((await pair.cleanUp('sender', pair.alpha, 'exit-code')).ended, 0);
+    assertFree(pair);
+  }));
 
 test('no room on either host when the receiver is killed: the guest is freed all the same', () =>
   onPair(async (pair) => {
