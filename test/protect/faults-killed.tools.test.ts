@@ -68,6 +68,48 @@ test('sender and xl are killed in a checkpoint: the guest is resumed, and watche
     assert.ok(pair.alpha.calls().some((call) => /^systemctl start .*remus-watch@web/.test(call)));
   }));
 
+test('the clean-up of the sender is killed too, while nobody has decided: it runs again', () =>
+  onPair(async (pair) => {
+    await pair.protect(2);
+    // Nobody answers the clean-up.
+    pair.receiver?.kill('SIGSTOP');
+    pair.sender?.kill('SIGKILL');
+    const unit = pair.unitCleanUp('sender', pair.alpha, 'signal');
+    const ended = once(unit, 'exit');
+    const asks = (): number | undefined => {
+      const { pid, reason } = pair.senderReport() ?? {};
+      return /the sender died; output is held until/.test(reason ?? '') ? pid : undefined;
+    };
+    const first = await until('the clean-up asks', asks);
+    process.kill(first, 'SIGKILL');
+    await until('another one asks', () => ![undefined, first].includes(asks()));
+    assert.ok(pair.alpha.isPlugged, 'undecided, output is held');
+    pair.receiver?.kill('SIGCONT');
+    assert.equal(await ended, [0, null]);
+    assert.is(await pair.endAndCleanUp('receiver', null), 0);
+    assertFree(pair);
+    assertGivenUp(pair);
+    assert.match(pair.alpha.log(), /clean-up web: sender-cleanup ended with status 137; again in 2 s/);
+  }));
+
+test('the clean-up of the receiver is killed too: it runs again, and the disks are back on their LVs', () =>
+  onPair(async (pair) => {
+    await pair.protect(1);
+    // The first thing that it runs hangs.
+    pair.beta.hold('dmsetup');
+    pair.receiver?.kill('SIGKILL');
+    if (pair.receiver !== null) await once(pair.receiver, 'exit');
+    const unit = pair.unitCleanUp('receiver', pair.beta, 'signal');
+    const ended = once(unit, 'exit');
+    process.kill(await until('it hangs', () => pair.beta.held()), 'SIGKILL');
+    pair.beta.hold(null);
+    assert.equal(await ended, [0, null]);
+    assert.is(await pair.endAndCleanUp('sender', null), 0);
+    assertFree(pair);
+    assertGivenUp(pair);
+    assert.match(pair.beta.log(), /clean-up web: receiver-cleanup ended with status 137/);
+  }));
+
 test('a sender that died before the backup had a whole checkpoint asks nobody', () =>
   onPair(async (pair) => {
     await pair.startReceiver();

@@ -267,6 +267,20 @@ void *xtl_createlogger_stdiostream(void *s, int level, unsigned f) { return mall
     else rmSync(path);
   }
 
+  /** A tool of this host does not come to its end, until it is told to; null: no more. */
+  hold(tool: string | null): void {
+    rmSync(join(this.world, 'held-by'), { force: true });
+    if (tool === null) rmSync(join(this.world, 'hold'), { force: true });
+    else writeFileSync(join(this.world, 'hold'), tool);
+  }
+
+  /** The process that has called the tool which is held. */
+  held(): number | undefined {
+    const path = join(this.world, 'held-by');
+    const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
+    return text.endsWith('\n') ? Number(text) : undefined;
+  }
+
   /** The disk with this host's records has no room any more. */
   fillState(): void {
     this.run('sh', '-c', 'cat /dev/zero >/var/lib/remus-drbd/fill 2>/dev/null || :');
@@ -581,6 +595,21 @@ ${changes.arbiter ?? ''}    domains:
   cleanUp(role: 'sender' | 'receiver', host: FakeHost, result: string): Promise<{ ended: number | null }> {
     const cleanup = host.spawn(this.program(`${role}-cleanup`, 'web'), 'ignore', { SERVICE_RESULT: result });
     return once(cleanup, 'exit').then(([code]) => ({ ended: code as number | null }));
+  }
+
+  /** What a unit runs after its end, as it is written there: the clean-up, again where it is killed. */
+  unitCleanUp(role: 'sender' | 'receiver', host: FakeHost, result: string): ChildProcess {
+    const root = join(host.root, 'unit');
+    mkdirSync(join(root, 'usr/sbin'), { recursive: true });
+    for (const folder of ['usr/bin', 'bin']) symlinkSync(join('/', folder), join(root, folder));
+    const program = this.program().map((word) => `'${word}'`);
+    const wrapper = `#!/bin/sh\nPATH=${join(host.root, 'bin')}:/usr/sbin:/usr/bin:/sbin:/bin exec ${program.join(' ')} "$@"\n`;
+    writeFileSync(join(root, 'usr/sbin/remus-drbd'), wrapper, { mode: 0o755 });
+    const script = readFileSync('scripts/host/clean-up', 'utf8').replace("\nroot=''\n", `\nroot='${root}'\n`);
+    writeFileSync(join(root, 'clean-up'), script, { mode: 0o755 });
+    return host.spawn([join(root, 'clean-up'), `${role}-cleanup`, 'web'], 'ignore', {
+      SERVICE_RESULT: result,
+    });
   }
 
   logs(): string {
