@@ -12,6 +12,8 @@ import { domainFilePath, runPath, statePath } from '../core/names.js';
 import type { FiguresSummary, Measure } from '../core/protect/figures.js';
 import { readReport } from '../core/protect/report.js';
 import type { Report } from '../core/protect/report.js';
+import { INTENT_FILE, parseIntent } from '../core/protect/switchover.js';
+import type { SwitchoverIntent } from '../core/protect/switchover.js';
 import { readModule } from '../core/protocol-d/running.js';
 import type { CommandResult, FileContent, Host } from '../edge/host.js';
 import { eachHost } from '../edge/pool.js';
@@ -27,7 +29,7 @@ interface HostState {
   resources: RunningResource[];
   guests: string[];
   /** By domain. */
-  reports: Map<string, Pick<HostAnswer & { reached: true }, 'sender' | 'receiver' | 'term'>>;
+  reports: Map<string, Pick<HostAnswer & { reached: true }, 'sender' | 'receiver' | 'term' | 'intent'>>;
 }
 
 /** Reads the state of all domains, all hosts side by side. A host that can't be reached is part of the state. */
@@ -84,6 +86,7 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
     runPath(domain, 'sender.json'),
     runPath(domain, 'receiver.json'),
     statePath(domain, 'term.json'),
+    statePath(domain, INTENT_FILE),
     domainFilePath(domain),
   ]);
   // The files first: a report must not look younger than it was when it was read.
@@ -122,13 +125,22 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
       throw new OperatorError(`${host.name}: ${statePath(domain, 'term.json')}: ${error.message}`);
     }
   };
+  const intent = (domain: string): { intent?: SwitchoverIntent | string } => {
+    const file = files.get(statePath(domain, INTENT_FILE));
+    if (file === undefined) return {};
+    try {
+      return { intent: parseIntent(new TextDecoder().decode(file.content)) };
+    } catch {
+      return { intent: `can't be read: ${statePath(domain, INTENT_FILE)}` };
+    }
+  };
   return {
     resources,
     guests: parseXlList(list.stdout).map((guest) => guest.name),
     reports: new Map(
       domains.map((domain) => [
         domain,
-        { ...report(domain, 'sender'), ...report(domain, 'receiver'), ...term(domain) },
+        { ...report(domain, 'sender'), ...report(domain, 'receiver'), ...term(domain), ...intent(domain) },
       ]),
     ),
   };

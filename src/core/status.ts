@@ -15,6 +15,8 @@ import { DiskStates, ReplicationStates } from './facts.js';
 import type { DomainLayout } from './model.js';
 import type { FiguresSummary } from './protect/figures.js';
 import type { ReceiverReport, SenderReport } from './protect/report.js';
+import { openIntents } from './protect/switchover.js';
+import type { SwitchoverIntent } from './protect/switchover.js';
 
 export type Protection = 'unprotected' | 'starting' | 'protected' | 'suspended' | 'failed-over' | 'resyncing';
 
@@ -56,6 +58,8 @@ export type HostAnswer =
       receiver?: ReceiverReport | string;
       /** The latest term that it took part in. */
       term?: TermRecord;
+      /** Of a switchover that it took part in and that may not have ended; in words where it can't be read. */
+      intent?: SwitchoverIntent | string;
     }
   | { reached: false; reason: string };
 
@@ -73,11 +77,12 @@ export function domainStatus(
     .find((answer) => answer?.reached === true && answer.resource !== undefined);
   const resource =
     seen?.reached === true && seen.resource !== undefined ? resourceStatus(seen.resource) : null;
+  const switchovers = openSwitchovers(domain.name, primary, backup, answers);
   const inOrder = (term: TermStatus): DomainStatus => ({
     pair: layout.pair.name,
     domain: domain.name,
     protection: term.protection,
-    reason: term.reason,
+    reason: [term.reason, ...switchovers].join('; '),
     primary,
     backup,
     term: term.term,
@@ -101,6 +106,31 @@ export function domainStatus(
     intervalMs: domain.checkpoint.intervalMs,
     figures: null,
   });
+}
+
+/** A switchover that was begun and has not ended, and what to do where nobody is at it any more. */
+function openSwitchovers(
+  domain: string,
+  primary: string,
+  backup: string,
+  answers: Readonly<Record<string, HostAnswer>>,
+): string[] {
+  const unread: string[] = [];
+  const noted = (name: string): Parameters<typeof openIntents>[0][number] => {
+    const answer = answers[name];
+    const { term, intent } = answer?.reached === true ? answer : {};
+    if (typeof intent === 'string') unread.push(`the note of a switchover on ${name} ${intent}`);
+    return { name, term, intent: typeof intent === 'string' ? undefined : intent };
+  };
+  const open = openIntents([noted(primary), noted(backup)]);
+  return [
+    ...unread,
+    ...open.map(
+      ({ from, to, term }) =>
+        `a switchover from ${from} to ${to} (term ${term}) was begun and has not ended: unless it is under way now, go ` +
+        `on with remus-drbd switchover ${domain} --to ${to}, or take it back with --to ${from}`,
+    ),
+  ];
 }
 
 /** The term in which the host where the guest runs was the backup and took it over; null where it was not. */

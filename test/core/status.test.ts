@@ -5,6 +5,7 @@ import type { RunningResource } from '../../src/core/facts.js';
 import type { TermRecord } from '../../src/core/claim/term.js';
 import type { ReceiverReport, SenderReport } from '../../src/core/protect/report.js';
 import { domainStatus, type HostAnswer } from '../../src/core/status.js';
+import type { SwitchoverIntent } from '../../src/core/protect/switchover.js';
 import { desiredFrom } from './setup/views.js';
 
 const test = suite('status');
@@ -253,6 +254,37 @@ test('protected only where sender, receiver and DRBD all say so', () => {
   assert.is(
     termOf({ sender: { protection: 'suspended', reason: 'no commit for 4000 ms' } }),
     'suspended: no commit for 4000 ms',
+  );
+});
+
+test('a switchover that has not ended is said, with how to go on with it and how to take it back', () => {
+  const intent: SwitchoverIntent = {
+    ...{ format: 1, pair: 'rack1', domain: 'web', term: 8, session: 'cd'.repeat(16) },
+    ...{ from: 'alpha', to: 'beta', protect: true },
+  };
+  const reason = (alpha: object, beta: HostAnswer): string =>
+    domainStatus(layout, {
+      alpha: { reached: true, resource: resource({ role: 'Primary' }), guestRuns: true, ...alpha },
+      beta,
+    }).reason;
+  const there: HostAnswer = { reached: true, resource: resource({}), guestRuns: false };
+  const said =
+    /^no checkpoints are being sent; a switchover from alpha to beta \(term 8\) was begun and has not ended: .*switchover web --to beta, or take it back with --to alpha$/;
+  assert.match(reason({ intent }, { ...there, intent }), said);
+  // A host that can't be reached hides nothing that the other one knows.
+  assert.match(reason({ intent }, { reached: false, reason: 'no route' }), /was begun and has not ended/);
+  assert.match(
+    reason({ intent: "can't be read: x" }, there),
+    /the note of a switchover on alpha can't be read: x$/,
+  );
+  // In a later term alpha was the primary: it is history.
+  const later: TermRecord = {
+    ...{ term: 9, session: 'ab'.repeat(16), role: 'primary', phase: 'protected', boot: 'b' },
+  };
+  assert.not.match(reason({ intent, term: later }, { ...there, intent }), /switchover/);
+  assert.match(
+    termOf({ sender: {}, beta: { ...there, receiver, intent } }),
+    /^protected: epoch 7 is committed; a switchover from alpha to beta/,
   );
 });
 
