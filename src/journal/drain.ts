@@ -60,6 +60,8 @@ export interface DrainContext {
   failed: (volume: number, error: unknown) => void;
 }
 
+/** A hold of the targets ends when the journal is fuller than this. */
+const HELD_FILL_MAX = 0.5;
 /** Nothing has arrived for so long: nobody is disturbed. */
 const IDLE_MS = 5;
 const RUN_BYTES_MAX = 1 << 20;
@@ -83,6 +85,7 @@ export class Drain {
   private arrivedAtLook = 0;
   private lastArrivalMs = -Infinity;
   private allowance = 0;
+  private held: { upTo: number; ended: (reason: string) => void } | null = null;
 
   constructor(context: DrainContext, options: Partial<DrainOptions>) {
     this.context = context;
@@ -94,6 +97,7 @@ export class Drain {
   /** Starts draining soon, or at once and without regard to what arrives when room is needed. */
   start(urgent = false): void {
     if (urgent) this.urgent = true;
+    if (urgent || this.context.usedFraction() > HELD_FILL_MAX) this.endHold('the journal needs the room');
     if (this.scheduled || this.stopped || this.running !== null) return;
     this.scheduled = true;
     const begin = (): void => {
@@ -106,14 +110,46 @@ export class Drain {
 
   /** Resolves when nothing committed is left; rejects when draining failed or was stopped. */
   async run(): Promise<void> {
+    this.endHold('everything has to be on the disks');
     this.urgent = true;
     await this.loop();
     // What was committed while the last pass ran.
     while (this.choose().length > 0) await this.loop();
   }
 
+  /**
+   * Drains up to the last commit and no further: from when this resolves until the hold has ended nothing is written to
+   * the targets, which are at that commit, flushed. Whoever needs the rest drained ends the hold.
+   * @param ended why it was not kept until `endHold`; by then nothing was written yet
+   */
+  async holdAtCommit(ended: (reason: string) => void): Promise<void> {
+    const held = { upTo: this.context.log.committedOrdinal, ended };
+    this.held = held;
+    this.urgent = true;
+    try {
+      await this.loop();
+      while (this.held === held && this.choose().length > 0) await this.loop();
+    } catch (error) {
+      if (this.held === held) this.held = null;
+      throw error;
+    }
+  }
+
+  get isHeld(): boolean {
+    return this.held !== null;
+  }
+
+  /** @param reason null where whoever has asked for it ends it */
+  endHold(reason: string | null): void {
+    const { held } = this;
+    if (held === null) return;
+    this.held = null;
+    if (reason !== null) held.ended(reason);
+  }
+
   /** Stops at the next step; what was not drained stays in the journal. */
   async stop(): Promise<void> {
+    this.endHold('the journal stops');
     this.stopped = true;
     await this.running?.catch(() => undefined);
   }
@@ -136,13 +172,19 @@ export class Drain {
     }
   }
 
+  /** The newest ordinal that counts: a block that one behind it replaces is drained all the same. */
+  private limit(): number {
+    return Math.min(this.context.log.committedOrdinal, this.held?.upTo ?? Infinity);
+  }
+
   private choose(): Stretch[] {
     this.context.ready();
     const { log } = this.context;
+    const limit = this.limit();
     const chosen: Stretch[] = [];
     let bytes = 0;
     for (const stretch of log.stretches) {
-      if (stretch.ordinal > log.committedOrdinal) break;
+      if (stretch.ordinal > limit) break;
       if (chosen.length > 0 && bytes + stretch.bytes > this.options.passBytes) break;
       chosen.push(stretch);
       bytes += stretch.bytes;
@@ -152,7 +194,7 @@ export class Drain {
 
   private async pass(chosen: readonly Stretch[]): Promise<void> {
     const { log, targets, index } = this.context;
-    const limit = log.committedOrdinal;
+    const limit = this.limit();
     const ordinals = chosen.map((stretch) => stretch.ordinal);
     const dirty = new Set<number>();
     if (chosen.some((stretch) => index.has(stretch.ordinal))) {

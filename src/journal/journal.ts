@@ -607,6 +607,7 @@ export class EpochJournal {
   rollForward(): Promise<void> {
     return this.serial(async () => {
       this.requireOpen();
+      this.endHold('the session ends');
       if (this.log.mode === 'epochs') {
         await this.hold(async () => {
           await this.control(FrameKind.forward, this.log.closedEpoch, this.log.term, null);
@@ -627,6 +628,7 @@ export class EpochJournal {
   discard(): Promise<{ committedEpoch: number | null; exact: boolean; ranges: VolumeRange[] }> {
     return this.serial(async () => {
       this.requireOpen();
+      this.endHold('the session ends');
       if (this.log.mode !== 'epochs') {
         // Told twice, as after a crash in the middle: the answer is the same.
         const earlier = await this.discarded();
@@ -703,6 +705,59 @@ export class EpochJournal {
     } catch (error) {
       throw this.failure ?? new JournalError('closed', 'draining was stopped', error);
     }
+  }
+
+  /**
+   * Holds the targets at the last commit: when this resolves they are at `epoch`, flushed, and nothing is written to them
+   * until `release`. Epochs go on being committed; they wait in the journal. The end of the session, a journal that fills
+   * up, and whoever needs everything drained end the hold.
+   * @param ended why the hold was not kept; called before anything is written
+   * @throws JournalError `wrong-mode` without a commit in an open session, or where it was ended before it was there
+   */
+  async holdTargets(
+    ended: (reason: string) => void,
+  ): Promise<{ term: number; epoch: number; release: () => void }> {
+    const { log } = this;
+    let isKept = false;
+    let over: string | null = null;
+    let drained: Promise<void> = Promise.resolve();
+    // Not while a session begins or ends.
+    const at = await this.serial(() => {
+      this.requireMode('epochs', 'holdTargets');
+      const epoch = log.committedEpoch;
+      if (epoch === null || this.undecided) {
+        throw new JournalError('wrong-mode', 'holdTargets: nothing is committed in this session');
+      }
+      if (this.drain.isHeld) throw new JournalError('wrong-mode', 'holdTargets: they are held already');
+      drained = this.drain.holdAtCommit((reason) => {
+        over = reason;
+        if (isKept) ended(reason);
+      });
+      return Promise.resolve({ term: log.term, epoch });
+    });
+    try {
+      await drained;
+    } catch (error) {
+      throw this.failure ?? new JournalError('closed', 'draining was stopped', error);
+    }
+    // Read through a function: the compiler does not know that it may have changed meanwhile.
+    const endedEarly = ((): string | null => over)();
+    if (endedEarly !== null) throw new JournalError('wrong-mode', `holdTargets: ${endedEarly}`);
+    isKept = true;
+    return {
+      ...at,
+      release: () => {
+        if (over !== null) return;
+        over = 'released';
+        this.drain.endHold(null);
+        this.drain.start();
+      },
+    };
+  }
+
+  /** Ends a hold of the targets, if there is one. */
+  endHold(reason: string): void {
+    this.drain.endHold(reason);
   }
 
   /** Ends the journal in order. What waits is written and flushed; draining stops where it is. */

@@ -283,8 +283,14 @@ export class JournalDisks implements BackupDisks {
     return { usedBytes, totalBytes };
   }
 
+  /** See `EpochJournal.holdTargets`. */
+  holdTargets(ended: (reason: string) => void): Promise<{ term: number; epoch: number; release: () => void }> {
+    return this.#need().holdTargets(ended);
+  }
+
   async step(step: Parameters<BackupDisks['step']>[0]): Promise<void> {
     const { domain } = this.#domain;
+    this.#journal?.endHold(`the term ends: ${step}`);
     switch (step) {
       case 'disconnect':
         await this.#disconnect();

@@ -12,6 +12,7 @@ import { exec } from './exec.js';
 import type { HostDomain } from './host-domain.js';
 import { moduleMinor, procDrbd } from './module.js';
 import type { BackupDisks } from './receiver.js';
+import type { HoldTargets } from './target-hold.js';
 
 /** What a receiver begins with, beside what a session needs. */
 export interface DiskEngine extends BackupDisks {
@@ -24,6 +25,8 @@ export interface DiskEngine extends BackupDisks {
    * @returns false where there was nothing to do
    */
   recover(decide: (term: number) => Promise<'roll-forward' | 'discard'>): Promise<boolean>;
+  /** Absent where the disks can't be held at a commit. */
+  holdTargets?: HoldTargets;
 }
 
 const NOTE_BYTES_MAX = 64;

@@ -35,6 +35,8 @@ import { pinHere } from './pin-here.js';
 import { Receiver } from './receiver.js';
 import type { ReceiverEdges, ReceiverLink } from './receiver.js';
 import { enterProtection, replaceFile } from './sender-host.js';
+import { HOLD_SOCKET, serveHolds } from './target-hold.js';
+import type { HoldTargets } from './target-hold.js';
 import { startCopy } from './xl.js';
 
 const STEP_ATTEMPTS_MAX = 5;
@@ -103,6 +105,7 @@ class ReceiverHost {
     this.#receiver = receiver;
     const watch = watchReplication(this.#here.domain, (fault) => receiver.disk(fault === null));
     const listener = await listenLink(this.#listenOptions(receiver));
+    const holds = await this.#serveHolds(receiver);
     const report = async (): Promise<void> => {
       this.#notify('WATCHDOG=1');
       await this.#writeReport(receiver);
@@ -122,6 +125,7 @@ class ReceiverHost {
       clearInterval(timer);
       await report().catch(() => undefined);
       watch.close();
+      await holds?.close();
       await listener.close();
     }
   }
@@ -180,6 +184,27 @@ class ReceiverHost {
       },
       edges,
     );
+  }
+
+  /** Without it there are no drills, and all else is as it has to be. */
+  async #serveHolds(receiver: Receiver): Promise<{ close: () => Promise<void> } | null> {
+    const path = join(this.#here.runDirectory, HOLD_SOCKET);
+    try {
+      return await serveHolds(path, (ended) => this.#holdTargets(receiver, ended), this.#log);
+    } catch (error) {
+      this.#log.warn('no drill is possible', { reason: (error as Error).message });
+      return null;
+    }
+  }
+
+  /** Only while nothing else is afoot: a failover needs the disks for itself. */
+  #holdTargets(receiver: Receiver, ended: (reason: string) => void): ReturnType<HoldTargets> {
+    const { phase } = receiver.view().state;
+    if (phase !== 'on') return Promise.reject(new Error(`the receiver is ${phase}, not on`));
+    if (this.#disks.holdTargets === undefined) {
+      return Promise.reject(new Error('this engine can not hold the disks'));
+    }
+    return this.#disks.holdTargets(ended);
   }
 
   /** A full disk must not keep the copy from ever being started: it waits until there is room. */
