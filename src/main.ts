@@ -162,6 +162,7 @@ function program(): Command {
   addProtection(root);
   addRecovery(root);
   addPlanned(root);
+  addDrill(root);
   addJournal(root);
   addOnHost(root);
 
@@ -299,6 +300,41 @@ function addPlanned(root: Command): void {
     );
 }
 
+/** What is tried without any harm to what runs. */
+function addDrill(root: Command): void {
+  root
+    .command('drill')
+    .description(
+      "try a failover on a snapshot of the backup's disks, without network, and throw it away; production goes on",
+    )
+    .argument('[domain...]', 'the domains')
+    .option('--all', 'all domains of the configuration')
+    .option(
+      '--check <command>',
+      "for the backup's shell, instead of the configured one; its exit code decides, and $REMUS_DRILL_GUEST is the guest's name",
+    )
+    .option('--timeout <time>', 'what the check may take, instead of the configured one')
+    .option('--dry-run', 'tell what would be done, change nothing')
+    .action(
+      async (
+        domains: string[],
+        options: { all?: true; check?: string; timeout?: string; dryRun?: true },
+        command: Command,
+      ) => {
+        const { runDrillCommand } = await import('./commands/run-protect.js');
+        exitCode = await runDrillCommand({
+          ...terminalOf(command),
+          domains,
+          all: options.all === true,
+          ...(options.check === undefined ? {} : { check: options.check }),
+          ...(options.timeout === undefined ? {} : { timeout: options.timeout }),
+          dryRun: options.dryRun === true,
+          print,
+        });
+      },
+    );
+}
+
 /** Run by the units on a host, not by people. */
 function addOnHost(root: Command): void {
   root
@@ -325,6 +361,8 @@ function addOnHost(root: Command): void {
     'switchover-source',
     'switchover-target',
     'switchover-cleanup',
+    'drill-run',
+    'drill-cleanup',
   ] as const) {
     root
       .command(name, { hidden: true })

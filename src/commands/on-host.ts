@@ -57,6 +57,12 @@ async function run(program: UnitProgram, domain: string, version: string, log: L
       return (await import('../protect/switchover.js')).runSwitchoverTarget(domain, version, log);
     case 'switchover-cleanup':
       return (await import('../protect/switchover.js')).cleanUpSwitchover(domain, log);
+    case 'drill-run':
+      await (await import('../protect/drill.js')).runDrill(domain, log);
+      return ExitCode.ok;
+    case 'drill-cleanup':
+      await (await import('../protect/drill-cleanup.js')).cleanUpDrill(domain, log);
+      return ExitCode.ok;
   }
 }
 

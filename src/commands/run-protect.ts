@@ -1,6 +1,7 @@
 /** The commands `protect` and `unprotect` as the command line runs them. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { ExitCode, OperatorError } from '../core/errors.js';
+import { Limits } from '../core/config-schema.js';
 import { parseDuration } from '../core/units.js';
 import type { DomainLayout } from '../core/model.js';
 import { loadWithProblems, type Loaded } from '../edge/load.js';
@@ -9,6 +10,7 @@ import { closeLog, createLog } from '../edge/log.js';
 import type { LogLevel } from '../edge/log.js';
 import { sshConnector } from './context.js';
 import { withHosts } from './converge.js';
+import { drillDomain } from './drill.js';
 import { decideDomain, recoverDomain } from './recover.js';
 import { protectDomain, unprotectDomain } from './protect.js';
 import type { ProtectDependencies } from './protect.js';
@@ -33,7 +35,13 @@ export interface ProtectArguments {
   dryRun: boolean;
 }
 
-type Act = (layout: DomainLayout, hosts: readonly [Host, Host], deps: ProtectDependencies) => Promise<string>;
+/** What came of one domain: in words, or with an exit code of its own and more for --json. */
+type Outcome = string | { text: string; exitCode: ExitCode; more: object };
+type Act = (
+  layout: DomainLayout,
+  hosts: readonly [Host, Host],
+  deps: ProtectDependencies,
+) => Promise<Outcome>;
 
 /** Domains are worked on one after the other: each takes its hosts' locks. */
 async function overDomains(
@@ -57,13 +65,16 @@ async function overDomains(
     for (const layout of layouts) {
       const domain = layout.domain.name;
       try {
-        const result = await withHosts(layout.pair, { connect }, options.readOnly, async (hosts) => {
+        const outcome = await withHosts(layout.pair, { connect }, options.readOnly, async (hosts) => {
           const [first, second] = hosts;
           if (first === undefined || second === undefined) throw new Error('a pair has two hosts');
           return act(layout, [first, second], deps);
         });
-        results.push({ domain, result });
-        if (!options.json) options.print(result);
+        const { text, exitCode, more } =
+          typeof outcome === 'string' ? { text: outcome, exitCode: ExitCode.ok, more: {} } : outcome;
+        results.push({ domain, result: text, ...more });
+        if (!options.json) options.print(text);
+        code = Math.max(code, exitCode) as ExitCode;
       } catch (caught) {
         const error = caught instanceof HostError ? hostLost(domain, caught) : caught;
         if (!(error instanceof OperatorError)) throw error;
@@ -132,6 +143,24 @@ export async function runSwitchover(
   return overDomains({ ...options, readOnly: dryRun }, (layout, hosts, deps) =>
     switchoverDomain(layout, hosts, { to, dryRun }, deps),
   );
+}
+
+export async function runDrillCommand(
+  options: Terminal & {
+    domains: string[];
+    all: boolean;
+    check?: string;
+    timeout?: string;
+    dryRun: boolean;
+  },
+): Promise<ExitCode> {
+  const { dryRun } = options;
+  const timeoutMs = options.timeout === undefined ? null : parseTimeout(options.timeout);
+  return overDomains({ ...options, readOnly: dryRun }, async (layout, hosts, deps) => {
+    const drill = { check: options.check ?? null, timeoutMs, dryRun };
+    const { text, exitCode, ...more } = await drillDomain(layout, hosts, drill, deps);
+    return { text, exitCode, more };
+  });
 }
 
 /** No lock is taken: the other host may be dead, and what is decided is decided once. */
@@ -215,6 +244,16 @@ function dependencies(): ProtectDependencies {
 
 const INTERVAL_MS_MIN = 20;
 const INTERVAL_MS_MAX = 3_600_000;
+
+function parseTimeout(text: string): number {
+  const { drillTimeoutMsMin: min, drillTimeoutMsMax: max } = Limits;
+  const parsed = parseDuration(text);
+  if (!('problem' in parsed) && parsed.value >= min && parsed.value <= max) return parsed.value;
+  throw new OperatorError(
+    `--timeout ${text}: a time from 1s to 1440m is required, such as 5m`,
+    ExitCode.usage,
+  );
+}
 
 function parseInterval(text: string): number {
   const parsed = parseDuration(text);

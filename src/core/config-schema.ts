@@ -51,6 +51,10 @@ export const Limits = {
   endpointsMax: 15,
   fenceArgumentsMax: 64,
   fenceDelayMsMax: 5 * 60_000,
+  drillTimeoutMsMin: 1_000,
+  drillTimeoutMsMax: 24 * 60 * 60_000,
+  drillArgumentsMax: 64,
+  drillArgumentCharsMax: 4096,
   /** DRBD 8.3 takes minors 0 to 254 (`minor_count` is at most 255 there). */
   protocolDMinorMax: 254,
 } as const;
@@ -62,6 +66,7 @@ export const Defaults = {
   journalBytes: GIB,
   intervalMs: 100,
   failAfterMs: 1000,
+  drillTimeoutMs: 5 * 60_000,
   /** The receiver listens this far above the domain's DRBD port. */
   linkPortOffset: 1000,
   arbiterDirectory: '/var/lib/remus-drbd-arbiter',
@@ -251,6 +256,22 @@ export const delayedFenceShape = strict({
   ).optional(),
 });
 
+/** Goes to the host as data and to no shell but the one it names. */
+const drillCheck = leaf((input): Parsed<string[]> => {
+  const what = 'a command line as a list of arguments, such as [/usr/local/bin/check-web, --quick]';
+  if (!Array.isArray(input) || input.length === 0) return { problem: expected(what, input) };
+  const all = input as unknown[];
+  if (all.length > Limits.drillArgumentsMax) {
+    return { problem: `${all.length} arguments; at most ${Limits.drillArgumentsMax}` };
+  }
+  const wrong = all.find(
+    (each) => typeof each !== 'string' || each.length > Limits.drillArgumentCharsMax || each.includes('\0'),
+  );
+  if (wrong !== undefined || all[0] === '')
+    return { problem: `expected ${what}, found ${show(wrong ?? '')}` };
+  return { value: all as string[] };
+});
+
 const cpus = listOf(integer(0, Limits.cpuMax), 'a list of CPU numbers');
 
 export const diskShape = strict({
@@ -297,6 +318,20 @@ export const domainShape = strict({
   pin: strict({ dom0: cpus, guest: cpus }).optional(),
   autoRecover: flag.optional(),
   onCrash: oneOf('stop', 'failover').optional(),
+  drill: strict({
+    check: drillCheck.optional(),
+    timeout: duration(
+      Limits.drillTimeoutMsMin,
+      Limits.drillTimeoutMsMax,
+      'a guest does not start as fast',
+      'the snapshots slow the backup down meanwhile',
+    ).optional(),
+    snapshotSize: size(
+      Limits.diskBytesMin,
+      Limits.diskBytesMax,
+      'one LVM extent at least, and no more than a disk may have',
+    ).optional(),
+  }).optional(),
 });
 
 /**

@@ -213,6 +213,11 @@ class Reader {
       ...(shape.pin === undefined ? {} : { pin: { dom0: shape.pin.dom0, guest: shape.pin.guest } }),
       autoRecover: shape.autoRecover ?? false,
       onCrash: shape.onCrash ?? 'stop',
+      drill: {
+        ...(shape.drill?.check === undefined ? {} : { check: shape.drill.check }),
+        timeoutMs: shape.drill?.timeout ?? Defaults.drillTimeoutMs,
+        ...(shape.drill?.snapshotSize === undefined ? {} : { snapshotBytes: shape.drill.snapshotSize }),
+      },
     };
   }
 

@@ -15,6 +15,7 @@ import type { DomainLayout, Engine } from './model.js';
 import {
   lvPath,
   Paths,
+  drillUnit,
   receiverUnit,
   senderUnit,
   switchoverTargetUnit,
@@ -376,7 +377,13 @@ export interface HostFacts {
 
 /** The units that run while a domain is protected, on its primary and on its backup, or moved from one to the other. */
 export function protectionUnits(domain: string): string[] {
-  return [senderUnit(domain), receiverUnit(domain), switchoverUnit(domain), switchoverTargetUnit(domain)];
+  return [
+    senderUnit(domain),
+    receiverUnit(domain),
+    switchoverUnit(domain),
+    switchoverTargetUnit(domain),
+    drillUnit(domain),
+  ];
 }
 
 /** Where setup puts the host's own certificate. */

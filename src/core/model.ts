@@ -81,6 +81,17 @@ export interface Domain {
   autoRecover: boolean;
   /** What the backup does when the guest itself crashes under protection. */
   onCrash: 'stop' | 'failover';
+  drill: DrillSettings;
+}
+
+/** How a drill of a domain is done where the command line does not say otherwise. */
+export interface DrillSettings {
+  /** What is run on the backup; its exit code decides. */
+  check?: string[];
+  /** What the check may take. */
+  timeoutMs: number;
+  /** For the snapshot of each disk. */
+  snapshotBytes?: number;
 }
 
 export interface Disk {

@@ -53,6 +53,8 @@ export const Tags = {
    * extent.
    */
   data: 'remus-drbd.data=',
+  /** With the domain's name behind it, on a snapshot that a drill has made and will remove. */
+  drill: 'remus-drbd.drill=',
   /** On a meta-data volume: setup has promoted the resource here and has to demote it again. */
   promoted: 'remus-drbd.promoted',
 } as const;
@@ -144,6 +146,26 @@ export function switchoverUnit(domain: string): string {
 
 export function switchoverTargetUnit(domain: string): string {
   return `remus-switchover-target@${domain}.service`;
+}
+
+/** The unit that runs a drill of a domain, on its backup. */
+export function drillUnit(domain: string): string {
+  return `remus-drill@${domain}.service`;
+}
+
+/** The guest of a drill. No domain can have such a name. */
+export function drillGuest(domain: string): string {
+  return `${domain}+drill`;
+}
+
+/** The snapshot of a volume that a drill runs on. */
+export function drillLv(domain: string, volume: number): string {
+  return `${volumeName(domain, volume)}-drill`;
+}
+
+/** Name of the device-mapper device that LVM makes for a volume: hyphens in the parts are doubled. */
+export function lvmMapperName(volumeGroup: string, lv: string): string {
+  return `${volumeGroup.replaceAll('-', '--')}-${lv.replaceAll('-', '--')}`;
 }
 
 /** A file of a domain that outlives the host's restart: `term.json`, `decision`, `gate`, `journal-active`, ... */

@@ -168,7 +168,7 @@ function dpkgDivert(machine: EmbeddedMachine, args: readonly string[]): Embedded
 
 // --- systemd
 
-const TEMPLATE = /^(remus-(?:drbd|sender|receiver|switchover|switchover-target)@)(.+)\.service$/;
+const TEMPLATE = /^(remus-(?:drbd|sender|receiver|switchover|switchover-target|drill)@)(.+)\.service$/;
 
 /** Text of a unit's file, which for an instance is its template's. */
 function unitText(machine: EmbeddedMachine, name: string): string | undefined {

@@ -16,7 +16,9 @@ export type UnitProgram =
   | 'receiver-cleanup'
   | 'switchover-source'
   | 'switchover-target'
-  | 'switchover-cleanup';
+  | 'switchover-cleanup'
+  | 'drill-run'
+  | 'drill-cleanup';
 
 const ERRNO = /^E[A-Z0-9]+$/;
 
@@ -33,7 +35,13 @@ const AFTER: Record<UnitProgram, (domain: string) => string> = {
   'switchover-source': again,
   'switchover-target': again,
   'switchover-cleanup': again,
+  'drill-run': drillAgain,
+  'drill-cleanup': drillAgain,
 };
+
+function drillAgain(domain: string): string {
+  return `Production is not concerned. Mend it; the next remus-drbd drill ${domain} first removes what this one has left.`;
+}
 
 function again(domain: string): string {
   return `remus-drbd status says where ${domain} runs. Mend it and run remus-drbd switchover ${domain} again.`;

@@ -11,7 +11,14 @@ import { formatTerm, parseTerm, type TermRecord } from '../../src/core/claim/ter
 import type { DomainLayout } from '../../src/core/model.js';
 import { statePath } from '../../src/core/names.js';
 import { parseOrder } from '../../src/core/protect/order.js';
-import type { CommandResult, FileContent, Host } from '../../src/edge/host.js';
+import {
+  DRILL_PHASES,
+  formatDrillRecord,
+  newDrillReport,
+  parseDrillOrder,
+} from '../../src/core/drill/records.js';
+import type { DrillReport } from '../../src/core/drill/records.js';
+import type { CommandResult, FileContent, Host, StreamOptions } from '../../src/edge/host.js';
 import { FileError, HostError } from '../../src/edge/host.js';
 import { loadExample } from '../core/examples.js';
 
@@ -54,6 +61,12 @@ export class FakeHost implements Host {
   open = 0;
   /** A file that is there and can't be read. */
   unreadable = '';
+  /** What LVM prints, as JSON: rows of `vgs` and of `lvs`. */
+  volumeGroups: object[] = [];
+  volumes: object[] = [];
+  /** What a drill here comes to, and its reports so far. */
+  drillEnd: Partial<DrillReport> = { result: { outcome: 'passed', reason: 'the check ended with 0' } };
+  #drillLooks = 0;
   /** What was run here, probes left out. */
   readonly ran: string[] = [];
 
@@ -157,6 +170,21 @@ export class FakeHost implements Host {
       this.pair.changeTerm({ phase: 'protected' });
     }
     if (kind === 'switchover') this.pair.migration = 1;
+    if (kind === 'drill') this.#drillLooks = 0;
+  }
+
+  /** Its unit goes one phase further with each look at it. */
+  #drillOn(): void {
+    if (this.unit('drill') !== 'active') return;
+    const { id } = parseDrillOrder(this.files.get(`/run/remus-drbd/${DOMAIN}/drill-order.json`) ?? '');
+    const phase = DRILL_PHASES[this.#drillLooks++] ?? 'ended';
+    const report = { ...newDrillReport(id), phase, ...(phase === 'ended' ? this.drillEnd : {}) };
+    this.files.set(`/run/remus-drbd/${DOMAIN}/drill.json`, formatDrillRecord(report));
+    if (phase === 'ended') this.setUnit('drill', 'inactive');
+  }
+
+  setReceiverPhase(phase: string): void {
+    this.#report('receiver', phase);
   }
 
   #report(role: 'sender' | 'receiver', phase: string): void {
@@ -250,6 +278,9 @@ export class FakeHost implements Host {
     if (line.startsWith('cat /proc/sys/kernel/random/boot_id'))
       return '0b4d6c1e-0000-0000-0000-000000000001\n';
     if (line.startsWith('date')) return `${NOW_S}.000000000\n`;
+    if (argv[0] === 'vgs') return JSON.stringify({ report: [{ vg: this.volumeGroups }] });
+    if (argv[0] === 'lvs') return JSON.stringify({ report: [{ lv: this.volumes }] });
+    if (line === 'systemctl show --property=ActiveState remus-drill@web.service') this.#drillOn();
     if (argv[0] === 'systemctl')
       return `ActiveState=${this.units.get(argv.at(-1) ?? '') ?? 'inactive'}\nResult=success\n`;
     throw new Error(`not modelled: ${line}`);
@@ -276,8 +307,16 @@ export class FakeHost implements Host {
     ].join('\n');
   }
 
-  stream(): Promise<CommandResult> {
-    throw new Error('not modelled: stream');
+  /** Until it is ended. */
+  stream(
+    argv: readonly string[],
+    _onLine: (line: string) => void,
+    { signal }: StreamOptions,
+  ): Promise<CommandResult> {
+    this.ran.push(argv.join(' '));
+    return new Promise((resolve) => {
+      signal?.addEventListener('abort', () => resolve({ exitCode: 0, stdout: '', stderr: '' }));
+    });
   }
 
   async readFile(path: string): Promise<FileContent | undefined> {

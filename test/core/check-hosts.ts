@@ -51,6 +51,7 @@ export function goodDomain(): Domain {
     pin: { dom0: [0], guest: [1] },
     autoRecover: true,
     onCrash: 'stop',
+    drill: { timeoutMs: 300_000 },
   };
 }
 

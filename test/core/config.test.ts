@@ -73,6 +73,7 @@ test('everything that is left out has its default', () => {
             checkpoint: { intervalMs: 100, failAfterMs: 1000 },
             autoRecover: false,
             onCrash: 'stop',
+            drill: { timeoutMs: 300_000 },
           },
         ],
       },
@@ -88,6 +89,7 @@ checkpoint: { interval: 10ms, failAfter: 1m }
 pin: { guest: [2, 1], dom0: [0] }
 autoRecover: true
 onCrash: failover
+drill: { check: [sh, -c, 'test -s "$REMUS_DRILL_CONSOLE"'], timeout: 90s, snapshotSize: 2GiB }
 `);
   assert.is(domain.linkPort, 9000);
   assert.is(domain.minor, 0);
@@ -96,6 +98,8 @@ onCrash: failover
   assert.equal(domain.pin, { dom0: [0], guest: [2, 1] });
   assert.is(domain.autoRecover, true);
   assert.is(domain.onCrash, 'failover');
+  const check = ['sh', '-c', 'test -s "$REMUS_DRILL_CONSOLE"'];
+  assert.equal(domain.drill, { check, timeoutMs: 90_000, snapshotBytes: 2 * 2 ** 30 });
 });
 
 test('protocol D has no journal', () => {

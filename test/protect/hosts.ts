@@ -62,7 +62,7 @@ const JOURNAL_BYTES = 32 << 20;
 const STATE_KIB = 64;
 const TOOLS = [
   ...['xl', 'xenstore-ls', 'drbdsetup', 'drbdadm', 'systemctl', 'modprobe', 'blockdev', 'dd', 'nbd-client'],
-  ...['dmsetup', 'ip', 'tc'],
+  ...['dmsetup', 'ip', 'tc', 'lvcreate', 'lvremove', 'lvs'],
 ];
 const PAGE_BYTES = 4096;
 const F_GETPIPE_SZ = 1032;

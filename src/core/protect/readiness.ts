@@ -26,7 +26,7 @@ export interface Readiness {
 }
 
 /** Xen itself needs some memory for a guest beyond the guest's own. */
-const MEMORY_OVERHEAD_BYTES = 16 << 20;
+export const MEMORY_OVERHEAD_BYTES = 16 << 20;
 
 /** @param hosts both hosts of the domain, in any order */
 export function judgeReadiness(
