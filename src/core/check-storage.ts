@@ -4,10 +4,13 @@
  */
 import { finding, type Finding } from './check.js';
 import { drbdFamily, drbdVersion } from './check-host.js';
+import { drillVolumes } from './drill/snapshots.js';
 import type { ConfiguredResource, HostFacts, LogicalVolume } from './facts.js';
 import type { DomainLayout, VolumeLayout } from './model.js';
 import {
   dataBytes,
+  drillGuest,
+  drillUnit,
   lvPath,
   mapperPath,
   metaBytes,
@@ -133,11 +136,27 @@ function lvmFindings(layout: DomainLayout, facts: HostFacts): Finding[] {
       ),
     );
   }
+  findings.push(...drillFindings(layout, facts, logicalVolumes.value));
   for (const lv of needed) {
     const found = findLv(logicalVolumes.value, lv.volumeGroup, lv.name);
     findings.push(...(lv.make ? madeLvFindings(lv, found) : existingLvFindings(lv, found, facts, layout)));
   }
   return findings;
+}
+
+/** Snapshots of a drill that does not run any more: they take room, and slow each write to their origin down. */
+function drillFindings(
+  { domain: { name } }: DomainLayout,
+  { units }: HostFacts,
+  volumes: readonly LogicalVolume[],
+): Finding[] {
+  const state = units.known ? (units.value[drillUnit(name)]?.activeState ?? 'inactive') : 'unknown';
+  if (state !== 'inactive' && state !== 'failed') return [];
+  return drillVolumes(name, volumes).map((lv) => {
+    const path = `${lv.volumeGroup}/${lv.name}`;
+    const mend = `the next drill removes it first; or: xl destroy ${drillGuest(name)}, dmsetup remove ${lv.name}, lvremove ${path}`;
+    return finding('lv', 'warn', `LV ${path} was left by a drill`, 'no drill that was cut short', mend);
+  });
 }
 
 function roundUp(bytes: number, unit: number): number {

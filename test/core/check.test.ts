@@ -744,6 +744,22 @@ const CASES: Case[] = [
     mend: /set the size in the configuration back/,
   },
   {
+    title: 'a snapshot that a drill has left',
+    change: onBeta((facts) =>
+      valueOf(facts.logicalVolumes).push({
+        ...goodLv(),
+        name: 'remus-web-0-drill',
+        tags: ['remus-drbd.drill=web'],
+      }),
+    ),
+    id: 'lv',
+    verdict: 'warn',
+    host: 'beta',
+    domain: 'web',
+    found: /vg0\/remus-web-0-drill was left by a drill/,
+    mend: /the next drill removes it first/,
+  },
+  {
     title: "the user's LV that is not there",
     change: onBeta((facts) => (facts.logicalVolumes = known([]))),
     id: 'lv',

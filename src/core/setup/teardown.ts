@@ -11,9 +11,10 @@
  * went on alone in the old term 1 would be told that it has won, or lost, the new one, without having asked; and the
  * two hosts could be told so while both are alive.
  */
+import { drillVolumes } from '../drill/snapshots.js';
 import { ExitCode, OperatorError } from '../errors.js';
 import { TLS_CERTIFICATE, XEN_SCRIPTS, type Diversion } from '../facts.js';
-import { Paths, Tags, unitName } from '../names.js';
+import { drillGuest, drillLv, drillUnit, Paths, Tags, unitName } from '../names.js';
 import type { DomainLayout } from '../model.js';
 import { DOM0_PIN_PATH, pinnedDomains, planUnpin } from '../pin.js';
 import type { Desired } from './plan.js';
@@ -76,6 +77,12 @@ function refuseProtected(layout: DomainLayout, view: HostView): void {
     );
   };
   const protection = protectionOn(view, domain);
+  if (protection?.startsWith(drillUnit(domain)) === true) {
+    refuse(
+      `a drill runs there (${protection})`,
+      `Wait for its end, or end it: systemctl stop ${drillUnit(domain)}`,
+    );
+  }
   if (protection !== undefined) {
     const orElse = protection.endsWith('journal-active is there')
       ? ` If it says that there is no protection, "systemctl restart ${unitName(domain)}" on ${host} brings what the journal holds to the disks.`
@@ -121,7 +128,7 @@ function domainSteps(
 ): Step[] {
   const { host } = view.facts;
   const domain = layout.domain.name;
-  const steps: Step[] = [];
+  const steps: Step[] = drillSteps(layout, view);
   const unit = unitName(domain);
   const state = known(view.facts.units, host, 'the state of units')[unit];
   if (state !== undefined && (state.activeState === 'active' || state.fileState === 'enabled')) {
@@ -167,6 +174,42 @@ function domainSteps(
   );
   steps.push(...stateSteps(view, domain));
   steps.push(...volumeSteps(layout, view, options));
+  return steps;
+}
+
+/** What a drill has left whose host lost its power, or whose clean-up failed. None runs: see `refuseProtected`. */
+function drillSteps(layout: DomainLayout, view: HostView): Step[] {
+  const { host } = view.facts;
+  const domain = layout.domain.name;
+  const steps: Step[] = [];
+  const remove = (what: string, argv: string[], effect: (after: HostView) => void): void => {
+    const reason = 'a drill has left it, and none runs';
+    steps.push(commandStep(host, domain, `remove ${what}`, reason, argv, effect, MEDIUM_MS));
+  };
+  const guest = drillGuest(domain);
+  const { guests } = view.facts;
+  if (guests.known && guests.value.some(({ name }) => name === guest)) {
+    remove(`guest ${guest}`, ['xl', 'destroy', guest], (after) => {
+      const all = known(after.facts.guests, host, 'the list of guests');
+      all.splice(0, all.length, ...all.filter(({ name }) => name !== guest));
+    });
+  }
+  const names = layout.volumes.map(({ volume }) => drillLv(domain, volume));
+  for (const { name } of known(view.facts.dm, host, 'the device-mapper table')) {
+    if (!names.includes(name)) continue;
+    remove(`device ${name}`, ['dmsetup', 'remove', '--retry', name], (after) => {
+      const devices = known(after.facts.dm, host, 'the device-mapper table');
+      devices.splice(0, devices.length, ...devices.filter((one) => one.name !== name));
+    });
+  }
+  const present = known(view.facts.logicalVolumes, host, 'the list of LVs');
+  for (const { volumeGroup, name } of drillVolumes(domain, present)) {
+    remove(`snapshot ${volumeGroup}/${name}`, ['lvremove', '--yes', `${volumeGroup}/${name}`], (after) => {
+      const volumes = known(after.facts.logicalVolumes, host, 'the list of LVs');
+      const index = volumes.findIndex((one) => one.volumeGroup === volumeGroup && one.name === name);
+      if (index >= 0) volumes.splice(index, 1);
+    });
+  }
   return steps;
 }
 

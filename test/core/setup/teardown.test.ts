@@ -206,6 +206,35 @@ test('what a protection has left goes, but the number of its last term stays, ev
   }
 });
 
+test('what a drill has left goes first; one that runs is waited for', () => {
+  const desired = desiredFrom();
+  const views = setUp(desired);
+  const { facts } = views['beta']!;
+  const [units, guests, dm, volumes] = [facts.units, facts.guests, facts.dm, facts.logicalVolumes];
+  if (!units.known || !guests.known || !dm.known || !volumes.known) throw new Error('the views are whole');
+  const unit = { loadState: 'loaded', activeState: 'deactivating', fileState: 'static' };
+  units.value['remus-drill@web.service'] = unit;
+  refusedFor(
+    () => planTeardown(desired, views, options()),
+    /web on beta: .*a drill runs there/,
+    /systemctl stop remus-drill@web\.service/,
+  );
+  unit.activeState = 'failed';
+  guests.value.push({ name: 'web+drill', id: 9, memoryBytes: 0, vcpus: 1, state: '-b----' });
+  const name = 'remus-web-0-drill';
+  dm.value.push({ name, device: '254:9', openCount: 1, suspended: false, segments: [] });
+  const lv = { volumeGroup: 'vg0', sizeBytes: 1, active: true, open: true, segmentType: 'linear' };
+  volumes.value.push({ ...lv, name, tags: ['remus-drbd.drill=web'] });
+  const { steps, ended } = simulate(views, (now) => planTeardown(desired, now, options(['web'])));
+  assert.ok(ended);
+  assert.equal(titles(steps, 'beta').slice(0, 4), [
+    'remove guest web+drill',
+    `remove device ${name}`,
+    `remove snapshot vg0/${name}`,
+    'stop and disable remus-drbd@web.service',
+  ]);
+});
+
 test('keys for SSH go with the last domain, and lines of others in authorized_keys stay', () => {
   const plain = desiredFrom();
   const desired: Desired = { ...plain, pair: { ...plain.pair, link: 'ssh' } };
