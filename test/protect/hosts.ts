@@ -24,9 +24,8 @@ import {
   rmSync,
   symlinkSync,
   truncateSync,
-  write as writeFd,
-  open as openFd,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -326,14 +325,9 @@ class FakeXl {
     return openSync(this.#path, constants.O_RDONLY | constants.O_NONBLOCK);
   }
 
-  open(): Promise<void> {
-    return new Promise((done, failed) => {
-      openFd(this.#path, constants.O_WRONLY, (error, fd) => {
-        this.#fd = fd;
-        if (error === null) done();
-        else failed(error);
-      });
-    });
+  /** @throws Error (ENXIO) while nobody has the other end */
+  open(): void {
+    this.#fd = openSync(this.#path, constants.O_WRONLY | constants.O_NONBLOCK);
   }
 
   async liveRound(): Promise<void> {
@@ -384,15 +378,19 @@ class FakeXl {
     return [...encodePages(pages), ...encodeTscInfo(0, 1, 0n, 1)];
   }
 
+  /**
+   * Never leaves a write to the thread pool: one that waited there while `close` gave the descriptor back would go into
+   * whatever has its number next.
+   */
   async #write(parts: Parts): Promise<void> {
     const bytes = Buffer.concat(parts);
     for (let at = 0; at < bytes.length && !this.isBroken && this.#fd >= 0;) {
-      at += await new Promise<number>((done) => {
-        writeFd(this.#fd, bytes, at, bytes.length - at, null, (error, written) => {
-          if (error !== null) this.isBroken = true;
-          done(written);
-        });
-      });
+      try {
+        at += writeSync(this.#fd, bytes, at);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EAGAIN') await pause(LOOK_MS);
+        else this.isBroken = true;
+      }
     }
   }
 }
@@ -533,9 +531,8 @@ ${changes.arbiter ?? ''}    domains:
 
   async startSender(): Promise<void> {
     const stdin = this.xl.openForSender();
-    const opened = this.xl.open();
+    this.xl.open();
     this.sender = this.alpha.spawn(this.program('sender', 'web', '--'), stdin);
-    await opened;
     closeSync(stdin);
     await this.xl.liveRound();
     this.#barrier = await this.nbd('remus-web-barrier');
