@@ -354,6 +354,7 @@ function controlLink(link: Link, domain: string): ReceiverLink {
         state,
       });
     },
+    begun: () => void link.control.send({ type: 'begun' }),
     committed: ({ term, session }, epoch) => {
       link.control.send({ type: 'committed', domain, term, session, epoch });
     },

@@ -56,6 +56,8 @@ export interface BackupDisks {
 
 /** The connection of the session, as far as the receiver talks to it. */
 export interface ReceiverLink {
+  /** The session is open on the disks: from now on markers close epochs. */
+  begun(): void;
   heartbeat(state: string): void;
   committed(identity: Identity, epoch: number): void;
   ended(decision: Decision, reason: string): void;
@@ -434,6 +436,7 @@ export class Receiver {
       back: (bytes) => this.#link?.back(bytes),
       ended: (reason) => this.#input({ type: 'copy-ended', reason, nowMs: this.#edges.nowMs() }),
     });
+    this.#link?.begun();
     this.#pump();
   }
 

@@ -31,7 +31,7 @@ import { moduleMinor, procDrbd } from './module.js';
 import { holdNetwork } from './network.js';
 import { systemdNotify } from './notify.js';
 import { ProtocolDBarrier } from './protocol-d-barrier.js';
-import { Sender } from './sender.js';
+import { BEGIN_MS, Sender } from './sender.js';
 import type { Barrier, LinkEvents, SenderEdges, SenderLink, StreamInput } from './sender.js';
 import { destroyGuest, guestEnd, unpauseGuest } from './xl.js';
 
@@ -188,22 +188,36 @@ export function pipeOutput(output: Writable): SenderEdges['back'] {
   return (bytes) => void output.write(bytes);
 }
 
-/** The link of a session, as the sender uses it. @throws as `connectLink` */
+/**
+ * The link of a session, as the sender uses it, from when the session is open on the receiver's disks.
+ *
+ * @throws as `connectLink`; Error when the session does not begin, of which the events may have told already
+ */
 export async function hostLink(options: ConnectOptions, events: LinkEvents): Promise<SenderLink> {
   const link = await connectLink(options);
   const { pair } = options.hello;
   let sequence = 0;
   let isOver = false;
+  let begun = (): void => undefined;
+  let notBegun = (_reason: string): void => undefined;
+  const beginning = new Promise<void>((resolve, reject) => {
+    begun = resolve;
+    notBegun = (reason) => reject(new Error(`the session has not begun: ${reason}`));
+  });
   const lost = (reason: string): void => {
     if (isOver) return;
     isOver = true;
     events.lost(reason);
+    notBegun(reason);
   };
   link.control.start(
     {
       message: (message) => {
         events.heard();
         switch (message.type) {
+          case 'begun':
+            begun();
+            return;
           case 'committed': {
             const { domain, term, session, epoch } = message;
             events.committed({ pair, domain, term, session }, epoch);
@@ -214,6 +228,7 @@ export async function hostLink(options: ConnectOptions, events: LinkEvents): Pro
             else {
               isOver = true;
               events.ended(message.outcome === 'claimed' ? 'backup' : 'primary', message.reason);
+              notBegun(message.reason);
             }
             return;
           case 'module-side':
@@ -234,6 +249,16 @@ export async function hostLink(options: ConnectOptions, events: LinkEvents): Pro
     },
     lost: (loss) => lost(`the bulk connection is lost: ${loss.reason}`),
   });
+  const timer = setTimeout(() => notBegun(`not within ${BEGIN_MS} ms`), BEGIN_MS);
+  try {
+    await beginning;
+  } catch (error) {
+    isOver = true;
+    await link.close(false);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
   const flying: Promise<boolean>[] = [];
   const room = async (sent: Promise<boolean>): Promise<void> => {
     flying.push(sent);

@@ -134,6 +134,12 @@ export function lateMs(intervalMs: number): number {
   return Math.max(10 * intervalMs, 3_000);
 }
 
+/**
+ * A session that has not begun by then is not waited for any longer. Until it has, the receiver looks at DRBD and
+ * makes two flushes.
+ */
+export const BEGIN_MS = 40_000;
+
 const READ_BYTES = 1 << 20;
 
 interface Timing {

@@ -32,7 +32,8 @@ export type ControlMessage =
   | { type: 'committed'; identity: Identity; epoch: number }
   | { type: 'end'; reason: string; guest: GuestEnd | null }
   | { type: 'ended'; decision: Decision; reason: string }
-  | { type: 'undecided'; reason: string };
+  | { type: 'undecided'; reason: string }
+  | { type: 'begun' };
 
 export type BulkMessage =
   | { type: 'data'; epoch: number }
@@ -387,6 +388,7 @@ export class ReceiverProcess {
             }
             this.#hasCopy = true;
             host.hasCopy = true;
+            this.#control?.send(1, { type: 'begun' });
             this.#pump();
           },
         );

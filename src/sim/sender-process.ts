@@ -7,7 +7,7 @@ import type { SenderEffect, SenderInput, SenderOptions, SenderState } from '../c
 import { tickMs } from '../core/protect/types.js';
 import type { Decision, GuestEnd } from '../core/protect/types.js';
 import { encodeMarker } from '../core/journal/format.js';
-import { lateMs } from '../protect/sender.js';
+import { BEGIN_MS, lateMs } from '../protect/sender.js';
 import type { Host } from './host.js';
 import { decideForPrimary } from './claiming.js';
 import { BARRIER } from './model-drbd.js';
@@ -191,6 +191,7 @@ export class SenderProcess {
     const { time, network } = this.#world;
     const { backup } = this.term;
     let isOver = false;
+    let hasBegun = false;
     const lost = (reason: string): void => {
       if (isOver) return;
       isOver = true;
@@ -215,7 +216,11 @@ export class SenderProcess {
           onMessage: (message) => {
             const nowMs = this.host.nowMs();
             this.input({ type: 'heard', nowMs });
-            if (message.type === 'committed') {
+            if (message.type === 'begun') {
+              hasBegun = true;
+              this.input({ type: 'welcomed', nowMs });
+              this.#wake();
+            } else if (message.type === 'committed') {
               this.input({ type: 'committed', identity: message.identity, epoch: message.epoch, nowMs });
             } else if (message.type === 'undecided') lost(message.reason);
             else if (message.type === 'ended') {
@@ -236,8 +241,9 @@ export class SenderProcess {
         receiver.bulkEnd(),
       );
       receiver.begin(this.#control);
-      this.input({ type: 'welcomed', nowMs: this.host.nowMs() });
-      this.#wake();
+      time.later(BEGIN_MS, this.owner, () => {
+        if (!hasBegun) lost(`the session has not begun: not within ${BEGIN_MS} ms`);
+      });
     });
   }
 

@@ -243,6 +243,7 @@ class FakePair {
           this.note(`committed ${epoch}`);
         }),
       ended: (decision, reason) => later(() => events.ended(decision, reason)),
+      begun: () => undefined,
       undecided: (reason) => later(() => events.lost(reason)),
       back: () => undefined,
       module: (message) => {

@@ -39,6 +39,7 @@ function receiver(): { receiver: Receiver; acknowledged: number[]; written: () =
     heartbeat: () => undefined,
     committed: (_identity, epoch) => void acknowledged.push(epoch),
     ended: () => undefined,
+    begun: () => undefined,
     undecided: () => undefined,
     back: () => undefined,
   });

@@ -61,6 +61,7 @@ async function protectedReceiver(
     heartbeat: () => undefined,
     committed: begun,
     ended: (decision) => void did.push(`told ${decision}`),
+    begun: () => undefined,
     undecided: () => undefined,
     back: () => undefined,
   });

@@ -5,7 +5,8 @@
  *       hello (purpose control)       ->
  *                                     <-    welcome | refused (and closed)
  *       heartbeat, guest-ended, end   ->
- *                                     <-    heartbeat, committed, state, ended
+ *                                     <-    begun                           (only then may a marker be written)
+ *                                     <-    heartbeat, committed, ended
  *       module-ask, module-barrier    ->
  *                                     <-    module-side, module-failed     (engine: protocol-d alone)
  *
@@ -109,7 +110,11 @@ const dropTerm = z.object({
 /** The acknowledgement of a checkpoint. Whoever reads it compares every part. */
 const committed = z.object({ type: z.literal('committed'), domain: name, term, session, epoch: count });
 
-const state = z.object({ type: z.literal('state'), state: text, reason: text });
+/**
+ * The session is open on the receiver's disks. Before that a marker would close nothing, and its epoch would wait for
+ * ever.
+ */
+const begun = z.object({ type: z.literal('begun') });
 
 const ended = z.object({
   type: z.literal('ended'),
@@ -150,8 +155,8 @@ export type FromSender = z.output<typeof fromSender>;
 
 const fromReceiver = z.discriminatedUnion('type', [
   heartbeat,
+  begun,
   committed,
-  state,
   ended,
   moduleSide,
   moduleFailed,
