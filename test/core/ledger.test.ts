@@ -44,6 +44,15 @@ test('a count that nobody was told may be there, or be under way to either disk'
   assert.equal(faults(snapshot), []);
 });
 
+test('a guest that writes to one disk after the other: the second has no count before its write was begun', () => {
+  const snapshot = whole();
+  snapshot.answers.pop();
+  snapshot.memory = { ...snapshot.memory, pending: new Map([[10, [0, 1]]]), begun: [10, 9] };
+  assert.equal(faults(snapshot), [['disk-ahead-of-memory', 10, 1]]);
+  snapshot.disks[1]?.delete(10);
+  assert.equal(faults(snapshot), []);
+});
+
 test('an answer that memory and disks lack is found in each', () => {
   const snapshot = whole();
   snapshot.answers.push(answer(11), answer(12));

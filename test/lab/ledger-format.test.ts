@@ -2,6 +2,12 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
+  LEDGER_BLOCK_BYTES,
+  LEDGER_ENTRY_BYTES,
+  ledgerPlace,
+  putLedgerEntry,
+} from '../../src/core/ledger.js';
+import {
   encodeCheckpoint,
   encodeCheckpointEnd,
   encodeImageHeaders,
@@ -11,70 +17,84 @@ import {
   encodeStaticDataEnd,
 } from '../../src/core/stream/encoder.js';
 import { PageType } from '../../src/core/stream/format.js';
-import {
-  AREA_BYTES,
-  BLOCK_BYTES,
-  checkDisk,
-  checkOutput,
-  parseArea,
-  parseCapture,
-  SLOTS,
-} from './ledger-format.js';
+import { blocksOf, checkCommit, checkOutput, parseCapture, tokenOf, topOf } from './ledger-format.js';
+import type { LedgerPage } from './ledger-format.js';
 import { LedgerMemory } from './ledger-memory.js';
 
-/** A disk as the guest leaves it after so many counts. */
-function diskAt(top: number): number[] {
-  const slots = new Array<number>(SLOTS).fill(0);
-  for (let count = 1; count <= top; count++) slots[count % SLOTS] = count;
-  return slots;
+/** The first blocks of a disk as the guest leaves it after so many counts. */
+function diskAt(top: number, blocks = blocksOf(pageAt(top))): Buffer {
+  const area = Buffer.alloc(blocks * LEDGER_BLOCK_BYTES);
+  for (let count = 1; count <= top; count++) putCount(area, count);
+  return area;
 }
 
-function block(disk: number, count: number): Buffer {
-  const period = Buffer.alloc(32);
-  period.write('REMUSLGR', 'latin1');
-  period.writeBigUInt64LE(BigInt(disk), 8);
-  period.writeBigUInt64LE(BigInt(count), 16);
-  period.writeBigUInt64LE(BigInt.asUintN(64, ~BigInt(count)), 24);
-  return Buffer.alloc(BLOCK_BYTES, period);
+function putCount(area: Buffer, count: number): void {
+  const { block, offsetBytes } = ledgerPlace(count);
+  putLedgerEntry(area, block * LEDGER_BLOCK_BYTES + offsetBytes, count, tokenOf(count));
 }
 
-const kinds = (found: { kind: string }[]): string[] => found.map(({ kind }) => kind);
+/** The guest's memory after so many counts, with the second disk's write of the last one where it is said. */
+function pageAt(count: number, issued1 = count, done1 = issued1): LedgerPage {
+  return {
+    disks: [
+      { issued: count, done: count },
+      { issued: issued1, done: done1 },
+    ],
+    sent: done1,
+  };
+}
 
-test('a disk that agrees with memory, before and after the first round of its slots', () => {
-  for (const top of [0, 1, 5, SLOTS - 1, SLOTS, SLOTS + 1, 1000]) {
-    assert.equal(checkDisk({ issued: top, done: top }, diskAt(top), 0), [], `${top}`);
+const faults = (page: LedgerPage, areas: Buffer[]): [string, string][] =>
+  checkCommit(page, areas).map(({ fault, text }) => [fault, text]);
+
+test('disks that agree with memory, in their first block and behind it', () => {
+  for (const top of [0, 1, 63, 64, 65, 1000]) {
+    assert.equal(faults(pageAt(top), [diskAt(top), diskAt(top)]), [], `${top}`);
   }
 });
 
-test('the write that was under way may be there or not', () => {
-  assert.equal(checkDisk({ issued: 100, done: 99 }, diskAt(99), 0), []);
-  assert.equal(checkDisk({ issued: 100, done: 99 }, diskAt(100), 0), []);
+test('the write that was under way may be there or not; the one that was not begun may not', () => {
+  const blocks = blocksOf(pageAt(100));
+  const [before, after] = [diskAt(99, blocks), diskAt(100)];
+  assert.equal(faults(pageAt(100, 100, 99), [after, before]), []);
+  assert.equal(faults(pageAt(100, 100, 99), [after, after]), []);
+  assert.equal(faults(pageAt(100, 99), [after, before]), []);
+  assert.equal(faults(pageAt(100, 99), [after, after]), [
+    ['disk-ahead-of-memory', 'disk 1 has count 100, memory is at 99'],
+  ]);
 });
 
-test('one write too many, and one too few', () => {
-  assert.equal(kinds(checkDisk({ issued: 100, done: 100 }, diskAt(101), 0)), ['ahead']);
-  assert.equal(kinds(checkDisk({ issued: 100, done: 100 }, diskAt(99), 0)), ['behind']);
-});
-
-test('a write in the middle that is missing, old, or not whole', () => {
-  for (const wrong of [0, 90 - SLOTS, -1]) {
-    const slots = diskAt(100);
-    slots[90 % SLOTS] = wrong;
-    assert.equal(kinds(checkDisk({ issued: 100, done: 100 }, slots, 0)), ['hole'], `${wrong}`);
+test('one write too many, also in the next block, and one too few', () => {
+  for (const top of [100, 128]) {
+    const blocks = blocksOf(pageAt(top));
+    const [right, more, less] = [diskAt(top), diskAt(top + 1, blocks), diskAt(top - 1, blocks)];
+    assert.equal(
+      faults(pageAt(top), [more, less]).map(([fault]) => fault),
+      ['disk-ahead-of-memory', 'disk-behind-memory'],
+    );
+    assert.equal(
+      faults(pageAt(top), [right, more]).map(([fault]) => fault),
+      ['disk-ahead-of-memory'],
+    );
   }
 });
 
-test('blocks are read whole or not at all', () => {
-  const area = Buffer.alloc(AREA_BYTES);
-  block(1, 7).copy(area, 7 * BLOCK_BYTES);
-  block(0, 8).copy(area, 8 * BLOCK_BYTES);
-  block(1, 9).copy(area, 9 * BLOCK_BYTES);
-  area.fill(0, 9 * BLOCK_BYTES + 2048, 9 * BLOCK_BYTES + 2560);
-  const slots = parseArea(area, 1);
-  assert.is(slots[6], 0);
-  assert.is(slots[7], 7);
-  assert.is(slots[8], -1, 'of the other disk');
-  assert.is(slots[9], -1, 'torn');
+test('a write in the middle that is missing, or not whole', () => {
+  const { block, offsetBytes } = ledgerPlace(90);
+  const at = block * LEDGER_BLOCK_BYTES + offsetBytes;
+  const missing = diskAt(100);
+  missing.fill(0, at, at + LEDGER_ENTRY_BYTES);
+  assert.equal(
+    faults(pageAt(100), [missing, diskAt(100)]).map(([fault]) => fault),
+    ['disk-behind-memory'],
+  );
+  const torn = diskAt(100);
+  torn.fill(0, at + 32, at + LEDGER_ENTRY_BYTES).fill(1, at + 20, at + 24);
+  assert.equal(faults(pageAt(100), [diskAt(100), torn]), [
+    ['damaged', 'the ledger is damaged at count 90: it says 90'],
+  ]);
+  assert.is(topOf(torn), -1);
+  assert.is(topOf(missing), 100);
 });
 
 function ledgerPage(...words: number[]): Buffer {

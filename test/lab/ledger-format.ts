@@ -1,22 +1,21 @@
 /**
- * What the guest's ledger (scripts/lab/guest/ledger.c, which has the format) leaves in memory, on disks and on the
- * network, and whether the three agree as they must at every commit:
+ * What the lab's guest with a ledger (scripts/lab/guest/ledger.c) leaves in memory, on disks and on the network, and
+ * whether the three agree as they must at every commit. The disks have the ledger of `src/core/ledger.ts`, and its
+ * checker compares them with memory; of memory the guest keeps a page of counters, which stand for all its entries:
  *
- *     disk d of epoch N    holds every count up to some T, with done(d) <= T <= issued(d) in the memory of checkpoint N
+ *     disk d of epoch N    has every count up to done(d), and none above issued(d), of the memory of checkpoint N
  *     packet with count k  does not leave before the commit of the first checkpoint whose memory says sent >= k
  *
- * The one write that may be on a disk or not is the one whose answer the guest had not seen when it was suspended: its
- * restored frontend sends it again.
+ * A write whose answer the guest had not seen when it was suspended may be on its disk or not: its restored frontend
+ * sends it again.
  */
-export const BLOCK_BYTES = 4096;
-export const SLOTS = 64;
-export const AREA_BYTES = SLOTS * BLOCK_BYTES;
+import { checkLedger, ledgerPlace, readLedgerEntries } from '../../src/core/ledger.js';
+import type { LedgerFault } from '../../src/core/ledger.js';
+
 export const PORT = 9999;
 
 const PAGE_MAGIC = 'REMUSDRBD-LEDGER';
-const BLOCK_MAGIC = 'REMUSLGR';
 const PACKET_MAGIC = 'REMUSDRBD-PACKET';
-const PERIOD_BYTES = 32;
 
 /** The guest's memory of its ledger. */
 export interface LedgerPage {
@@ -24,9 +23,9 @@ export interface LedgerPage {
   sent: number;
 }
 
-export interface Violation {
-  /** `ahead`: the disk has what memory does not know of. `behind`: it lacks what memory says is there. */
-  kind: 'ahead' | 'behind' | 'hole' | 'no-ledger' | 'packet';
+/** What is wrong at a commit. */
+export interface Found {
+  fault: LedgerFault | 'damaged' | 'no-ledger';
   text: string;
 }
 
@@ -46,53 +45,45 @@ export function parseLedgerPage(page: Uint8Array): LedgerPage {
   };
 }
 
+/** Blocks of a disk in which every count up to the last one begun lies, and what a disk that is ahead has of more. */
+export function blocksOf(page: LedgerPage): number {
+  const last = Math.max(1, ...page.disks.map(({ issued }) => issued));
+  return ledgerPlace(last).block + 2;
+}
+
 /**
- * The counts in a disk's slots.
- * @param area the disk's first AREA_BYTES
- * @returns by slot; 0 where nothing was ever written, -1 where the block is no whole block of this disk's ledger
+ * Compares both disks with the memory of the same commit.
+ * @param areas the first blocks of each disk, as many as `blocksOf` says
  */
-export function parseArea(area: Buffer, disk: number): number[] {
-  return Array.from({ length: SLOTS }, (_, slot) =>
-    countIn(area.subarray(slot * BLOCK_BYTES, (slot + 1) * BLOCK_BYTES), disk),
-  );
+export function checkCommit(page: LedgerPage, areas: readonly Uint8Array[]): Found[] {
+  const count = Math.max(...page.disks.map(({ issued }) => issued));
+  const entries = new Map<number, string>();
+  const pending = new Map<number, number[]>();
+  for (let each = 1; each <= count; each++) {
+    entries.set(each, tokenOf(each));
+    const missing = page.disks.flatMap(({ done }, disk) => (done < each ? [disk] : []));
+    if (missing.length > 0) pending.set(each, missing);
+  }
+  const memory = { count, entries, pending, begun: page.disks.map(({ issued }) => issued) };
+  try {
+    return checkLedger({ answers: [], memory, disks: areas.map((area) => readLedgerEntries(area)) });
+  } catch (error) {
+    return [{ fault: 'damaged', text: (error as Error).message }];
+  }
 }
 
-function countIn(block: Buffer, disk: number): number {
-  if (!block.subarray(0, -PERIOD_BYTES).equals(block.subarray(PERIOD_BYTES))) return -1;
-  if (block.subarray(0, PERIOD_BYTES).every((byte) => byte === 0)) return 0;
-  const count = block.readBigUInt64LE(16);
-  const isOurs =
-    block.toString('latin1', 0, BLOCK_MAGIC.length) === BLOCK_MAGIC &&
-    block.readBigUInt64LE(8) === BigInt(disk) &&
-    block.readBigUInt64LE(24) === BigInt.asUintN(64, ~count);
-  return isOurs ? Number(count) : -1;
+/** What the guest writes beside each count. */
+export function tokenOf(count: number): string {
+  return `count-${count}`;
 }
 
-/** Compares one disk with the memory of the same commit. */
-export function checkDisk(
-  { issued, done }: { issued: number; done: number },
-  slots: readonly number[],
-  disk: number,
-): Violation[] {
-  const top = Math.max(...slots);
-  if (top > issued) {
-    return [
-      { kind: 'ahead', text: `disk ${disk} holds count ${top}, and memory has not gone beyond ${issued}` },
-    ];
+/** The highest count on a disk; -1 where an entry is damaged. */
+export function topOf(area: Uint8Array): number {
+  try {
+    return Math.max(0, ...readLedgerEntries(area).keys());
+  } catch {
+    return -1;
   }
-  if (top < done) {
-    return [{ kind: 'behind', text: `disk ${disk} holds count ${top}, and memory saw ${done} written` }];
-  }
-  const violations: Violation[] = [];
-  for (const [slot, count] of slots.entries()) {
-    // The last count up to the top that belongs here.
-    const expected = Math.max(0, top - ((((top - slot) % SLOTS) + SLOTS) % SLOTS));
-    if (count !== expected) {
-      const text = `disk ${disk}, slot ${slot}: holds count ${count}, and ${expected} belongs there (top ${top})`;
-      violations.push({ kind: 'hole', text });
-    }
-  }
-  return violations;
 }
 
 export interface Packet {
@@ -139,9 +130,11 @@ export interface CommittedEpoch {
 export interface OutputCheck {
   /** Packets that left between the first commit and the last, and could have been too early. */
   packets: number;
-  violations: (Violation & {
-    /** Whose output it is; null for one that is not committed. */ epoch: number | null;
-  })[];
+  violations: {
+    text: string;
+    /** Whose output it is; null for one that is not committed. */
+    epoch: number | null;
+  }[];
 }
 
 /** @param commits in their order */
@@ -159,7 +152,7 @@ export function checkOutput(packets: readonly Packet[], commits: readonly Commit
     const owner = commits.find(({ sent }) => sent >= count);
     const when = owner === undefined ? 'is not committed' : `was committed ${owner.timeMs - timeMs} ms later`;
     const text = `the packet with count ${count} left while epoch ${committed.epoch} (sent ${committed.sent}) was the last one committed; its own ${when}`;
-    check.violations.push({ kind: 'packet', text, epoch: owner?.epoch ?? null });
+    check.violations.push({ text, epoch: owner?.epoch ?? null });
   }
   return check;
 }

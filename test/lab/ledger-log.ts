@@ -1,6 +1,6 @@
 /** Where the lab programs of the ledger say what they saw, a line of JSON for each thing, and what may be asked of them. */
 import { appendFileSync, readFileSync } from 'node:fs';
-import type { LedgerPage, Violation } from './ledger-format.js';
+import type { Found, LedgerPage } from './ledger-format.js';
 
 export const LEDGER_DIRECTORY = '/run/remus-lab-ledger';
 /** On the backup. */
@@ -16,7 +16,7 @@ export interface CommitLine {
   memory: LedgerPage | null;
   /** The highest count on each disk. */
   tops: number[];
-  violations: Violation[];
+  violations: Found[];
   /** For draining, reading and comparing. */
   checkMs: number;
 }

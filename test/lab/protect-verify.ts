@@ -10,14 +10,15 @@
  */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { LEDGER_BLOCK_BYTES } from '../../src/core/ledger.js';
 import { BARRIER_VOLUME, lvPath } from '../../src/core/names.js';
 import type { ReceiverOptions } from '../../src/core/protect/receiver.js';
 import { native } from '../../src/journal/native.js';
 import { readHostDomain } from '../../src/protect/host-domain.js';
 import { Receiver as ProductReceiver } from '../../src/protect/receiver.js';
 import type { BackupDisks, ReceiverEdges } from '../../src/protect/receiver.js';
-import { AREA_BYTES, BLOCK_BYTES, checkDisk, parseArea } from './ledger-format.js';
-import type { LedgerPage, Violation } from './ledger-format.js';
+import { blocksOf, checkCommit, topOf } from './ledger-format.js';
+import type { Found, LedgerPage } from './ledger-format.js';
 import { openedJournal } from './ledger-journal.js';
 import { COMMITS_LOG, tell } from './ledger-log.js';
 import { LedgerMemory } from './ledger-memory.js';
@@ -71,26 +72,27 @@ function verified(disks: BackupDisks, pages: Map<number, LedgerPage | null>): Ba
 async function look(epoch: number, memory: LedgerPage | null, lvs: readonly string[]): Promise<void> {
   const startedMs = performance.now();
   await openedJournal().drained();
-  const areas = await Promise.all(lvs.map((lv) => readArea(lv)));
-  const slots = areas.map((area, disk) => parseArea(area, disk));
-  const violations: Violation[] = [];
-  if (memory === null) violations.push({ kind: 'no-ledger', text: 'there is no ledger in memory' });
-  memory?.disks.forEach((counts, disk) => violations.push(...checkDisk(counts, slots[disk] ?? [], disk)));
+  const areas = await Promise.all(lvs.map((lv) => readArea(lv, memory === null ? 1 : blocksOf(memory))));
+  const violations: Found[] =
+    memory === null
+      ? [{ fault: 'no-ledger', text: 'there is no ledger in memory' }]
+      : checkCommit(memory, areas);
   tell(COMMITS_LOG, {
     epoch,
     memory,
-    tops: slots.map((each) => Math.max(...each)),
+    tops: areas.map((area) => topOf(area)),
     violations,
     checkMs: Math.round(performance.now() - startedMs),
   });
 }
 
-async function readArea(lv: string): Promise<Buffer> {
+async function readArea(lv: string, blocks: number): Promise<Buffer> {
+  const bytes = blocks * LEDGER_BLOCK_BYTES;
   const handle = await open(lv, constants.O_RDONLY | constants.O_DIRECT);
   try {
-    const area = native().alignedBuffer(AREA_BYTES, BLOCK_BYTES);
-    const { bytesRead } = await handle.read(area, 0, AREA_BYTES, 0);
-    if (bytesRead !== AREA_BYTES) throw new Error(`${lv}: ${bytesRead} of ${AREA_BYTES} bytes could be read`);
+    const area = native().alignedBuffer(bytes, LEDGER_BLOCK_BYTES);
+    const { bytesRead } = await handle.read(area, 0, bytes, 0);
+    if (bytesRead !== bytes) throw new Error(`${lv}: ${bytesRead} of ${bytes} bytes could be read`);
     return area;
   } finally {
     await handle.close();

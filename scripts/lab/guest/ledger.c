@@ -4,11 +4,11 @@
  * left. Run by ledger-init as `ledger PAUSE_MS`, with the pause between two counts.
  *
  *     memory   "REMUSDRBD-LEDGER" | issued 0 | done 0 | issued 1 | done 1 | sent      a page, u64 each
- *     xvda     4 KiB at slot k mod 64: "REMUSLGR" | disk | k | ~k, over and over      issued 0 before, done 0 after
+ *     xvda     the ledger of src/core/ledger.ts, token "count-K", block by block       issued 0 before, done 0 after
  *     xvdb     the same                                                               issued 1 before, done 1 after
  *     eth0     UDP to 255.255.255.255:9999: "REMUSDRBD-PACKET" | k                     sent before
  *
- * test/lab/ledger-format.ts reads all of it. Everything is little-endian.
+ * test/lab/ledger-format.ts reads all of it. Everything is little-endian. It ends when a disk is full.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, BLOCK = 4096, SLOTS = 64, DISKS = 2, PORT = 9999 };
+enum { PAGE = 4096, BLOCK = 4096, ENTRY = 64, ENTRIES = BLOCK / ENTRY, DISKS = 2, PORT = 9999 };
 
 struct page {
 	char magic[16];
@@ -34,6 +35,15 @@ struct page {
 		uint64_t done;
 	} disk[DISKS];
 	uint64_t sent;
+};
+
+struct entry {
+	uint32_t magic;
+	/* Of all that follows. */
+	uint32_t crc32c;
+	uint64_t count;
+	char token[24];
+	char zero[24];
 };
 
 struct packet {
@@ -97,14 +107,30 @@ static void *page_of_memory(void)
 	return page;
 }
 
-static void fill(uint64_t *block, uint64_t disk, uint64_t count)
+/* Castagnoli, reflected (RFC 3720, B.4). */
+static uint32_t crc32c(const void *from, size_t length)
 {
-	for (size_t at = 0; at < BLOCK / 8; at += 4) {
-		memcpy(&block[at], "REMUSLGR", 8);
-		block[at + 1] = disk;
-		block[at + 2] = count;
-		block[at + 3] = ~count;
+	const uint8_t *bytes = from;
+	uint32_t crc = 0xffffffff;
+	for (size_t at = 0; at < length; at++) {
+		crc ^= bytes[at];
+		for (int bit = 0; bit < 8; bit++)
+			crc = (crc >> 1) ^ (crc & 1 ? 0x82f63b78 : 0);
 	}
+	return ~crc;
+}
+
+/* Puts a count into its block, behind those before it. */
+static void put_entry(struct entry *block, uint64_t count)
+{
+	size_t place = (count - 1) % ENTRIES;
+	if (place == 0)
+		memset(block, 0, BLOCK);
+	struct entry *entry = &block[place];
+	entry->magic = 0x31454c52;
+	entry->count = count;
+	snprintf(entry->token, sizeof entry->token, "count-%llu", (unsigned long long)count);
+	entry->crc32c = crc32c(&entry->count, ENTRY - offsetof(struct entry, count));
 }
 
 int main(int argc, char **argv)
@@ -113,7 +139,7 @@ int main(int argc, char **argv)
 	struct sockaddr_in everyone = { .sin_family = AF_INET, .sin_port = htons(PORT) };
 	everyone.sin_addr.s_addr = INADDR_BROADCAST;
 	struct page *page = page_of_memory();
-	uint64_t *block = page_of_memory();
+	struct entry *block = page_of_memory();
 	int disks[DISKS];
 	for (int disk = 0; disk < DISKS; disk++)
 		disks[disk] = open_disk(disk);
@@ -129,10 +155,10 @@ int main(int argc, char **argv)
 	memcpy(packet.magic, "REMUSDRBD-PACKET", 16);
 	say("ledger: counts every %ld ms\n", pause_ms);
 	for (uint64_t count = 1;; count++) {
+		put_entry(block, count);
 		for (int disk = 0; disk < DISKS; disk++) {
-			fill(block, (uint64_t)disk, count);
 			SET(page->disk[disk].issued, count);
-			if (pwrite(disks[disk], block, BLOCK, (off_t)(count % SLOTS) * BLOCK) != BLOCK) {
+			if (pwrite(disks[disk], block, BLOCK, (off_t)((count - 1) / ENTRIES) * BLOCK) != BLOCK) {
 				say("ledger: failed: count %llu on disk %d: %s\n", (unsigned long long)count, disk,
 				    strerror(errno));
 				return 1;
