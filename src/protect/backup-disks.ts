@@ -32,6 +32,7 @@ import { serveNbd } from '../journal/nbd-server.js';
 import type { NbdLog, NbdServer } from '../journal/nbd-server.js';
 import { switchToJournal, switchToLvs } from '../journal/switch.js';
 import type { SwitchVolume } from '../journal/switch.js';
+import { reattach } from './drbd-reattach.js';
 import { readDrbd, replicationFault } from './drbd-watch.js';
 import { exec, must } from './exec.js';
 import type { BackupDisks } from './receiver.js';
@@ -213,7 +214,7 @@ export class JournalDisks implements BackupDisks {
     // Not before: until it is settled which way the journal goes, a resync would only add to it.
     await rm(this.#sessionPath, { force: true });
     if (discarded) await this.#markNoted();
-    else await must(['drbdadm', 'adjust', this.#domain.domain], PROMOTE_MS);
+    else await reattach(this.#domain.domain);
     return true;
   }
 
@@ -321,7 +322,7 @@ export class JournalDisks implements BackupDisks {
         await this.#leave();
         await removeGate(domain);
         // Where a resync was refused DRBD stands alone; it may come now.
-        await must(['drbdadm', 'adjust', domain], PROMOTE_MS);
+        await reattach(domain);
         return;
       default:
         throw new Error(`step ${String(step satisfies never)}`);
