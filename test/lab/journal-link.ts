@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import type { HostName } from '../../../scripts/lab/plan.js';
-import { limits, sshConfigPath } from '../../../scripts/lab/plan.js';
+import type { HostName } from '../../scripts/lab/plan.js';
+import { limits, sshConfigPath } from '../../scripts/lab/plan.js';
 
 type Message = Record<string, unknown>;
 

@@ -11,20 +11,20 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { lab, until, type LabHost } from '../../../scripts/lab/hosts.js';
-import { hostNames, limits, volumeGroupName } from '../../../scripts/lab/plan.js';
-import { encodeMarker } from '../../../src/core/journal/format.js';
-import type { VolumeRange } from '../../../src/core/journal/types.js';
-import { BARRIER_VOLUME, journalName, lvPath, mapperPath, volumeName } from '../../../src/core/names.js';
-import type { JournalState } from '../../../src/journal/journal.js';
-import { switchToJournal, switchToLvs } from '../../../src/journal/switch.js';
-import type { Executor, SwitchVolume } from '../../../src/journal/switch.js';
+import { lab, until, type LabHost } from '../../scripts/lab/hosts.js';
+import { hostNames, limits, volumeGroupName } from '../../scripts/lab/plan.js';
+import { encodeMarker } from '../../src/core/journal/format.js';
+import type { VolumeRange } from '../../src/core/journal/types.js';
+import { BARRIER_VOLUME, journalName, lvPath, mapperPath, volumeName } from '../../src/core/names.js';
+import type { JournalState } from '../../src/journal/journal.js';
+import { switchToJournal, switchToLvs } from '../../src/journal/switch.js';
+import type { Executor, SwitchVolume } from '../../src/journal/switch.js';
 import { BLOCK_BYTES, place } from './journal-area.js';
 import type { HostCall, MarkerAnswer, Numbers } from './journal-host.js';
 import { Link } from './journal-link.js';
 import { assertEpoch, assertSame, forEachBlock } from './journal-numbers.js';
-import { Product } from '../product.js';
-import { step } from '../steps.js';
+import { Product } from './product.js';
+import { step } from './steps.js';
 
 const EPOCHS = Number(process.env['JOURNAL_EPOCHS'] ?? 100);
 const DOMAIN = 'web';
@@ -78,13 +78,16 @@ function ask<T>(link: Link, call: HostCall): Promise<T> {
   return link.call<T>({ ...call });
 }
 
-/** Runs commands on beta; at its limit a command is killed there. */
+/** Runs commands on beta; at its limit a command is killed there, and `timeout` lives to say so. */
 const exec: Executor = async (argv, { timeoutMs }) => {
   // Slow for emulation only: everything else is as the switch asks.
   const seconds = (timeoutMs * 3) / 1000;
-  const { code, stdout, stderr } = await beta.ssh(['timeout', '-s', 'KILL', String(seconds), ...argv], {
-    check: false,
-  });
+  const { code, stdout, stderr } = await beta.ssh(
+    ['timeout', '--foreground', '-s', 'KILL', String(seconds), ...argv],
+    {
+      check: false,
+    },
+  );
   return { code: code === 137 ? null : code, stdout, stderr };
 };
 
@@ -510,6 +513,11 @@ async function killAndRecover(): Promise<void> {
   await control.close();
 }
 
+/** As the product does (src/protect/drbd-reattach.ts): not while connected. */
+async function takeDisksBack(): Promise<void> {
+  await beta.sh(`drbdadm disconnect ${DOMAIN} && drbdadm adjust ${DOMAIN}`);
+}
+
 /** Ends a session in which nothing went wrong, and compares both hosts. */
 async function unprotect(): Promise<void> {
   await ask(writer, { call: 'pause' });
@@ -537,7 +545,7 @@ stage('the process that serves is killed: nothing is lost, and it starts again',
   const { requestsFailed } = await switchToLvs(volumes, killAndRecover, { exec, dead: true });
   assert.ok(requestsFailed);
   assert.equal(await below(), ON_LVS);
-  await beta.ssh(['drbdadm', 'adjust', DOMAIN]);
+  await takeDisksBack();
   await waitUntilInSync();
   await ask(writer, { call: 'pause' });
   await startServing();
@@ -562,7 +570,7 @@ stage('a server that has stopped answering is left within a bounded time, and no
   process.stdout.write(`    free after ${seconds} s and ${ran.length} commands\n`);
   assert.ok(requestsFailed);
   assert.equal(await below(), ON_LVS);
-  await beta.ssh(['drbdadm', 'adjust', DOMAIN]);
+  await takeDisksBack();
   await waitUntilInSync();
   await compareAfterWriting();
 });
