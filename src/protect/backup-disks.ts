@@ -285,7 +285,9 @@ export class JournalDisks implements BackupDisks {
   }
 
   /** See `EpochJournal.holdTargets`. */
-  holdTargets(ended: (reason: string) => void): Promise<{ term: number; epoch: number; release: () => void }> {
+  holdTargets(
+    ended: (reason: string) => void,
+  ): Promise<{ term: number; epoch: number; release: () => void }> {
     return this.#need().holdTargets(ended);
   }
 

@@ -61,7 +61,6 @@ const timings = z.strictObject({
   /** Until nothing of the drill was left. */
   removal: z.number().optional(),
 });
-export type DrillTimings = z.output<typeof timings>;
 
 const report = z.strictObject({
   format: z.literal(1),
