@@ -72,6 +72,7 @@ function ours(): Candidate {
   const host = makeHost();
   const [shell] = shells;
   if (shell === undefined) throw new Error('there is no shell');
+  host.write('etc/remus-drbd/devices/web', '0 remus-web-0 /dev/vg0/remus-web-0\n');
   const script = host.install('block-drbd', 'etc/xen/scripts/block-drbd');
   return { name: 'ours', host, shell, script, addMs: [], removeMs: [], processes: [] };
 }
@@ -105,7 +106,13 @@ function distribution(folder: string): Candidate {
 
 function round({ name, host, shell, script, addMs, removeMs, processes }: Candidate): void {
   host.answer('drbdadm', 'exit 1');
-  const values = { type: 'phy', params: 'web', mode: 'w', state: '2', 'frontend-id': '7' };
+  const values = {
+    type: 'phy',
+    params: name === 'ours' ? 'web/0' : 'web',
+    mode: 'w',
+    state: '2',
+    'frontend-id': '7',
+  };
   host.write('xenstore', '');
   host.setXenstore(
     Object.fromEntries(Object.entries(values).map(([key, value]) => [`${DISK}/${key}`, value])),

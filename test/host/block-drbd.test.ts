@@ -30,7 +30,8 @@ class Host extends HostTree {
   }
 
   ours(): void {
-    this.write('etc/remus-drbd/devices/web', '');
+    const lines = [0, 1, 15].map((volume) => `${volume} remus-web-${volume} /dev/vg0/remus-web-${volume}\n`);
+    this.write('etc/remus-drbd/devices/web', `# VOLUME NAME LV\n${lines.join('')}`);
     this.write('run/remus-drbd/web/session', '');
   }
 
@@ -785,9 +786,33 @@ for (const shell of shells) {
 
   on('removes nothing when the resource is down already', (host) => {
     assert.is(host.add().status, 0);
+    host.drbd([]);
     host.answer('drbdsetup', 'echo "exists -"');
     assert.is(host.removeDisk().status, 0);
     assert.equal(host.callsOf('drbdadm'), []);
+    assert.match(host.log(), /DRBD has no such resource up .*; nothing to demote/);
+  });
+
+  on('removing asks DRBD itself only where /proc/drbd and our own files do not say all of it', (host) => {
+    const remove = (): string[] => {
+      host.write('xenstore', '');
+      host.guest(disk, 'web/0');
+      host.drbd(secondary);
+      assert.is(host.add().status, 0);
+      host.forgetCalls();
+      assert.is(host.removeDisk().status, 0);
+      assert.equal(host.callsOf('drbdadm'), [demote]);
+      return host.calls().map((call) => call.split(' ').slice(0, 2).join(' '));
+    };
+    assert.equal(remove(), [
+      ...['xenstore-ls -f', 'flock -x', 'xenstore-rm backend/vbd/7/51712/physical-device'],
+      ...['xenstore-ls -f', 'timeout 25', 'drbdadm secondary', 'logger -p'],
+    ]);
+    const asks = 'drbdsetup events2';
+    host.write('etc/remus-drbd/devices/web', '0 remus-web-0 /dev/vg0/a\n2 remus-web-2 /dev/vg0/c\n');
+    assert.ok(remove().includes(asks), 'a volume that is set up and not there');
+    host.remove('etc/remus-drbd/devices/web');
+    assert.ok(remove().includes(asks), 'no file of ours');
   });
 
   // Resources that are not ours.

@@ -154,10 +154,12 @@ export class HostTree {
     const [program, ...rest] = shell.command;
     const child = spawn(program!, [...rest, script, ...args], {
       env: { ...hostile, ...env },
-      stdio: 'ignore',
+      stdio: ['ignore', 'pipe', 'ignore'],
     });
+    child.stdout.resume();
     return new Promise((done, failed) => {
-      child.on('exit', done);
+      // What it has left in the background has ended as well then.
+      child.on('close', done);
       child.on('error', failed);
     });
   }
