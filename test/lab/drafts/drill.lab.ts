@@ -174,23 +174,10 @@ step(test, 'under protection: the disks of one commit, no network, and productio
   process.stdout.write(`    ${JSON.stringify(report.timingsMs)}\n`);
 });
 
-step(test, 'the check reads what the guest prints', async () => {
-  const report = await drill(
-    0,
-    '--check',
-    'until grep -qs "lab-guest: ready" "$REMUS_DRILL_CONSOLE"; do sleep 1; done',
-  );
-  assert.is(report.result?.outcome, 'passed');
-  await assertNothingLeft();
-});
-
-step(test, 'a check that fails, and one that takes too long: exit code 1, and nothing left', async () => {
+step(test, 'a check that fails: exit code 1, and nothing left', async () => {
   const failed = await drill(1, '--check', 'echo no database; exit 3');
   assert.is(failed.result?.reason, 'the check ended with 3');
   assert.is(failed.check?.output, 'no database\n');
-  await assertNothingLeft();
-  const late = await drill(1, '--check', 'sleep 3600', '--timeout', '2s');
-  assert.match(late.result?.reason ?? '', /had not ended after 2 s/);
   await assertNothingLeft();
 });
 
@@ -218,7 +205,9 @@ step(test, 'what a lost host would leave is removed by the next drill, and told 
     );
   const { stdout } = await product.run('check');
   assert.match(stdout, /remus-web-0-drill was left by a drill/);
-  const report = await drill(0, '--check', 'true');
+  // The check reads what the guest prints.
+  const ready = 'until grep -qs "lab-guest: ready" "$REMUS_DRILL_CONSOLE"; do sleep 1; done';
+  const report = await drill(0, '--check', ready);
   assert.equal(report.left, []);
   await assertNothingLeft();
 });
