@@ -199,7 +199,7 @@ export async function hostLink(options: ConnectOptions, events: LinkEvents): Pro
   let sequence = 0;
   let isOver = false;
   let begun = (): void => undefined;
-  let notBegun = (_reason: string): void => undefined;
+  let notBegun: (reason: string) => void = () => undefined;
   const beginning = new Promise<void>((resolve, reject) => {
     begun = resolve;
     notBegun = (reason) => reject(new Error(`the session has not begun: ${reason}`));
