@@ -54,6 +54,8 @@ export const hostPlans: Readonly<Record<HostName, HostPlan>> = {
 
 export const bridgeName = 'xenbr0';
 export const volumeGroupName = 'vg0';
+/** One is the fastest under emulation; with two `pin` can be tried. */
+export const hostCpus = process.env['REMUS_LAB_CPUS'] === '2' ? 2 : 1;
 export const hostMemoryMib = 2048;
 export const dom0MemoryMib = 1024;
 export const rootDiskSizeGib = 6;

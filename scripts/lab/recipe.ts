@@ -141,7 +141,7 @@ export const guestModules = ['drivers/block/xen-blkfront.ko', 'drivers/net/xen-n
 export function machineArguments(host: plan.HostPlan): string[] {
   return [
     ...['-machine', 'q35', '-accel', 'tcg,thread=multi,tb-size=1024', '-cpu', plan.cpuModel],
-    ...['-smp', '1', '-m', String(plan.hostMemoryMib), '-nodefaults', '-no-user-config'],
+    ...['-smp', String(plan.hostCpus), '-m', String(plan.hostMemoryMib), '-nodefaults', '-no-user-config'],
     ...['-display', 'none', '-vga', 'none', '-device', 'virtio-rng-pci'],
     ...['-device', 'virtio-blk-pci,drive=root', '-device', 'virtio-blk-pci,drive=vg0'],
     ...['-device', `virtio-net-pci,id=eth0,netdev=control,mac=${host.controlMac}`],

@@ -1,22 +1,24 @@
 /**
  * A guest under protection on two real Xen hosts: protect and unprotect, the loss of the primary and the takeover,
- * the return of the old host, and what a killed process leaves behind.
+ * the return of the old host, and what a killed process leaves behind. On hosts with two CPUs (REMUS_LAB_CPUS=2) `pin`
+ * is tried as well.
  */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { lab, type LabHost } from '../../scripts/lab/hosts.js';
-import { hostNames, type HostName } from '../../scripts/lab/plan.js';
+import { hostCpus, hostNames, type HostName } from '../../scripts/lab/plan.js';
 import { Product } from './product.js';
 import { step } from './steps.js';
 
 const test = suite('protection on real hosts');
+const hasPin = hostCpus > 1;
 const web = {
   name: 'web',
   port: 7790,
   address: '10.0.0.10/24',
   disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
   // Under emulation a checkpoint takes longer than a second.
-  more: 'checkpoint: { interval: 200ms, failAfter: 10s }',
+  more: `checkpoint: { interval: 200ms, failAfter: 10s }${hasPin ? '\n        pin: { dom0: [0], guest: [1] }' : ''}`,
 };
 /** The first round of memory takes a minute under emulation, and a slow machine must not turn a run red. */
 const SLOW_MS = 15 * 60_000;
@@ -85,6 +87,17 @@ async function guestState(host: LabHost): Promise<string> {
   ).stdout.trim();
 }
 
+/** Shell: prints `DOMAIN=CPUS`, the hard affinity that Xen has, for each domain. */
+const AFFINITY = `xl vcpu-list | awk 'NR > 1 { print $1 "=" $(NF - 2) }' | sort -u`;
+
+async function assertAffinity(host: LabHost, dom0: string, guest?: string): Promise<void> {
+  if (!hasPin) return;
+  const { stdout } = await host.sh(AFFINITY);
+  const found = stdout.split('\n').filter((line) => /^(?:Domain-0|web)=/.test(line));
+  const expected = [`Domain-0=${dom0}`, ...(guest === undefined ? [] : [`web=${guest}`])];
+  assert.equal(found, expected, host.name);
+}
+
 step(test, 'a guest on replicated disks', async () => {
   await lab.fresh();
   product = await Product.make([web]);
@@ -113,6 +126,12 @@ step(test, 'protect returns with the first commit, and status says what it costs
   assert.is(await here().guest('web').ask('put xvdb 0 under protection'), 'ok');
 });
 
+if (hasPin)
+  step(test, 'pin: the dom0 of both hosts and the guest are on CPUs of their own', async () => {
+    await assertAffinity(here(), '0', '1');
+    await assertAffinity(there(), '0');
+  });
+
 step(test, 'protect again changes nothing', async () => {
   const { stdout } = await product.expect(0, 'protect', 'web');
   // Without "already" where a commit was late for a moment, and it has waited for the next one.
@@ -128,6 +147,8 @@ step(test, 'unprotect ends it with the guest running, and both hosts as before',
   assert.is(now.protection, 'unprotected', now.reason);
   await assertClean(here());
   await assertClean(there());
+  await assertAffinity(here(), 'all', 'all');
+  await assertAffinity(there(), 'all');
   const { stdout } = await product.expect(0, 'unprotect', 'web');
   assert.match(stdout, /is not protected; there is nothing to end/);
 });
@@ -147,6 +168,10 @@ step(test, 'the primary loses its power, and the guest goes on where its last co
   await here().sh('cd /var/log/xen/console && ln -sf guest-web--incoming.log guest-web.log');
   assert.is(await here().guest('web').ask('get xvda 128'), 'just before the cut');
   assert.is(await here().guest('web').ask('put xvda 192 on the other host'), 'ok');
+  if (hasPin) {
+    await here().waitFor('the guest on its CPU', `${AFFINITY} | grep -qx web=1`);
+    await assertAffinity(here(), '0', '1');
+  }
 });
 
 step(
@@ -164,5 +189,15 @@ step(
     await assertEqualVolumes();
   },
 );
+
+if (hasPin)
+  step(test, 'teardown leaves no pinning behind', async () => {
+    await product.expect(0, 'teardown', 'web');
+    for (const name of hostNames) {
+      const host = lab.host(name);
+      await assertAffinity(host, 'all');
+      await host.sh('! ls /run/remus-drbd/dom0-pin.json /run/remus-drbd/web/pin.json 2>/dev/null');
+    }
+  });
 
 test.run();

@@ -5,6 +5,7 @@
  *
  * The test itself is xl on the primary (`FakeXl`): it writes the checkpoints into the sender's pipe, and the guest is
  * suspended for as long as that takes. And it is DRBD's link: a marker that the sender wrote is passed on to the journal.
+ * With `engine: protocol-d` it is the module, which the hosts ask by a fifo (`module-hosts.ts`).
  */
 import { build } from 'esbuild';
 import koffi from 'koffi';
@@ -50,8 +51,11 @@ import {
   encodeTscInfo,
 } from '../../src/core/stream/encoder.js';
 import type { Parts } from '../../src/core/stream/encoder.js';
+import type { Engine } from '../../src/core/model.js';
 import { makeEmbeddedCertificate } from '../../src/embedded/protection/certificate.js';
 import { TestClient } from '../nbd/client.js';
+import { MINOR } from './fake-module.js';
+import { buildIoctl, ioctlLibrary, ownProc } from './module-hosts.js';
 
 /** Only so that a test that would hang ends; the slowest machine is faster. */
 const LIMIT_MS = 240_000;
@@ -61,7 +65,7 @@ const JOURNAL_BYTES = 32 << 20;
 const STATE_KIB = 64;
 const TOOLS = [
   ...['xl', 'xenstore-ls', 'drbdsetup', 'drbdadm', 'systemctl', 'modprobe', 'blockdev', 'dd', 'nbd-client'],
-  ...['dmsetup', 'ip', 'tc', 'lvcreate', 'lvremove', 'lvs'],
+  ...['dmsetup', 'ip', 'tc', 'lvcreate', 'lvremove', 'lvs', 'fake-module'],
 ];
 const PAGE_BYTES = 4096;
 const F_GETPIPE_SZ = 1032;
@@ -104,7 +108,12 @@ class FakeHost {
     for (const child of this.#children) child.kill('SIGKILL');
   };
 
-  constructor(place: string, name: string) {
+  /** @param module the hosts have `/proc/drbd`, and the ioctls of the module with protocol D */
+  constructor(
+    place: string,
+    name: string,
+    readonly module: boolean,
+  ) {
     this.name = name;
     this.root = join(place, name);
     this.world = join(this.root, 'world');
@@ -149,6 +158,7 @@ void *xtl_createlogger_stdiostream(void *s, int level, unsigned f) { return mall
       mount --bind ${root}/run /run/remus-drbd
       mount -t tmpfs -o size=${STATE_KIB}k fake /var/lib/remus-drbd
       mkdir -p /sys/module/drbd /sys/class/net/vif3.0 /sys/dev/block /var/lib/remus-drbd/web
+      ${this.module ? ownProc(root) : ''}
       for n in 0 1 2 3; do mkdir -p /sys/block/nbd$n; ln -s ../../block/nbd$n /sys/dev/block/43:$n; done
       mount -t tmpfs fake /dev
       mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/zero c 1 5
@@ -190,7 +200,11 @@ void *xtl_createlogger_stdiostream(void *s, int level, unsigned f) { return mall
   }
 
   #environment(): NodeJS.ProcessEnv {
-    return { PATH: `${join(this.root, 'bin')}:/usr/sbin:/usr/bin:/sbin:/bin`, FAKE_HOST: this.world };
+    return {
+      PATH: `${join(this.root, 'bin')}:/usr/sbin:/usr/bin:/sbin:/bin`,
+      FAKE_HOST: this.world,
+      ...(this.module ? { LD_PRELOAD: ioctlLibrary(join(this.root, '..')) } : {}),
+    };
   }
 
   log(): string {
@@ -208,8 +222,11 @@ void *xtl_createlogger_stdiostream(void *s, int level, unsigned f) { return mall
     return lines.find((line) => line.startsWith(`${name} `))?.split(' ')[4];
   }
 
+  /** A guest that is paused stays so. */
   setGuest(state: string): void {
-    writeFileSync(join(this.world, 'guests'), `${GUEST} ${state} 1.0\n`);
+    const isPaused = this.guest('web')?.[2] === 'p';
+    const letters = isPaused ? `${state.slice(0, 2)}p${state.slice(3)}` : state;
+    writeFileSync(join(this.world, 'guests'), `${GUEST} ${letters} 1.0\n`);
   }
 
   /** Whether the guest's output is held. */
@@ -310,6 +327,9 @@ class FakeXl {
   readonly #host: FakeHost;
   readonly #path: string;
   #fd = -1;
+  #writtenBytes = 0;
+  /** How much was written up to the end of each whole checkpoint; the live round is 0. */
+  readonly ends: number[] = [];
   /** Set when the other end is gone. As xl does then, the guest runs again; unless xl itself is dead. */
   isDead = false;
   isBroken = false;
@@ -338,7 +358,12 @@ class FakeXl {
       ...this.#pages(),
       ...encodeCheckpoint(),
     ]);
+    await this.#end();
+  }
+
+  async #end(): Promise<void> {
     await this.#write(encodeCheckpointEnd());
+    this.ends.push(this.#writtenBytes);
     await this.#narrow();
   }
 
@@ -358,8 +383,7 @@ class FakeXl {
     this.#host.setGuest(SUSPENDED);
     await this.#write([...this.#pages(), ...encodeCheckpoint()]);
     if (!this.isDead) this.#host.setGuest(RUNS);
-    await this.#write(encodeCheckpointEnd());
-    await this.#narrow();
+    await this.#end();
   }
 
   /** Ends without a word, as by SIGKILL. */
@@ -386,7 +410,9 @@ class FakeXl {
     const bytes = Buffer.concat(parts);
     for (let at = 0; at < bytes.length && !this.isBroken && this.#fd >= 0;) {
       try {
-        at += writeSync(this.#fd, bytes, at);
+        const written = writeSync(this.#fd, bytes, at);
+        at += written;
+        this.#writtenBytes += written;
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code === 'EAGAIN') await pause(LOOK_MS);
         else this.isBroken = true;
@@ -396,6 +422,7 @@ class FakeXl {
 }
 
 export interface PairChanges {
+  engine?: Engine;
   arbiter?: string;
   failAfter?: string;
   onCrash?: 'stop' | 'failover';
@@ -407,7 +434,9 @@ export class FakePair {
   readonly beta: FakeHost;
   readonly xl: FakeXl;
   readonly order: Order;
+  readonly engine: Engine;
   readonly #program: string;
+  #minors: number[] = [];
   sender: ChildProcess | null = null;
   receiver: ChildProcess | null = null;
   readonly #marker = Buffer.alloc(MARKER_BYTES);
@@ -416,8 +445,11 @@ export class FakePair {
   private constructor(place: string, program: string, changes: PairChanges) {
     this.place = place;
     this.#program = program;
-    this.alpha = new FakeHost(place, 'alpha');
-    this.beta = new FakeHost(place, 'beta');
+    this.engine = changes.engine ?? 'journal';
+    const hasModule = this.engine === 'protocol-d';
+    if (hasModule) buildIoctl(place);
+    this.alpha = new FakeHost(place, 'alpha', hasModule);
+    this.beta = new FakeHost(place, 'beta', hasModule);
     this.xl = new FakeXl(this.alpha);
     const text = `pairs:
   rack1:
@@ -429,7 +461,7 @@ ${changes.arbiter ?? ''}    domains:
         config: web.cfg
         primary: alpha
         port: 7790
-        onCrash: ${changes.onCrash ?? 'stop'}
+${hasModule ? `        engine: protocol-d\n        minor: ${MINOR}\n` : ''}        onCrash: ${changes.onCrash ?? 'stop'}
         checkpoint: { interval: 200ms, failAfter: ${changes.failAfter ?? '1s'} }
         disks: [{ vdev: xvda, volumeGroup: vg0, size: 20GiB }]
 `;
@@ -462,8 +494,9 @@ ${changes.arbiter ?? ''}    domains:
       }
       put('vg0/remus-web-journal', '');
       truncateSync(join(host.root, 'vg0/remus-web-journal'), JOURNAL_BYTES);
-      for (const { minor } of file.volumes) put(`vg0/drbd${minor}`, Buffer.alloc(LV_BYTES));
-      for (const [index, { minor }] of file.volumes.entries()) {
+      this.#minors = file.volumes.map(({ minor }) => minor);
+      for (const minor of this.#minors) put(`vg0/drbd${minor}`, Buffer.alloc(LV_BYTES));
+      for (const [index, minor] of hasModule ? [] : this.#minors.entries()) {
         const expected = VOLUMES[index]?.[1];
         if (minor !== expected)
           throw new Error(`minor ${minor}, ${String(expected)} is in the fake's tables`);
@@ -499,7 +532,7 @@ ${changes.arbiter ?? ''}    domains:
           '-c',
           `printf %s '${record}' >/var/lib/remus-drbd/web/term.json; echo >>/var/lib/remus-drbd/web/term.json`,
         );
-        for (const [, minor] of VOLUMES) host.run('ln', '-s', `/dev/vg0/drbd${minor}`, `/dev/drbd${minor}`);
+        for (const minor of pair.#minors) host.run('ln', '-s', `/dev/vg0/drbd${minor}`, `/dev/drbd${minor}`);
       }
       pair.alpha.setGuest(RUNS);
       return pair;
@@ -535,7 +568,7 @@ ${changes.arbiter ?? ''}    domains:
     this.sender = this.alpha.spawn(this.program('sender', 'web', '--'), stdin);
     closeSync(stdin);
     await this.xl.liveRound();
-    this.#barrier = await this.nbd('remus-web-barrier');
+    if (this.engine === 'journal') this.#barrier = await this.nbd('remus-web-barrier');
   }
 
   /** DRBD's way to a volume of the backup. */
@@ -546,8 +579,10 @@ ${changes.arbiter ?? ''}    domains:
   /** One whole checkpoint, committed. */
   async checkpoint(epoch: number): Promise<void> {
     const written = this.xl.checkpoint();
-    await this.marker(epoch);
-    await this.passMarker();
+    if (this.engine === 'journal') {
+      await this.marker(epoch);
+      await this.passMarker();
+    }
     await written;
     await until(`epoch ${epoch} is committed`, () => this.senderReport()?.committedEpoch === epoch);
   }
