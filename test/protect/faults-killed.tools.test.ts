@@ -68,6 +68,40 @@ test('sender and xl are killed in a checkpoint: the guest is resumed, and watche
     assert.ok(pair.alpha.calls().some((call) => /^systemctl start .*remus-watch@web/.test(call)));
   }));
 
+test('xl alone is killed in a checkpoint: the sender ends by agreement, and its clean-up resumes the guest', () =>
+  onPair(async (pair) => {
+    await pair.protect(1);
+    pair.sender?.kill('SIGSTOP');
+    const broken = pair.xl.checkpoint();
+    await until('the guest is suspended', () => pair.alpha.guest('web') === '---ss-');
+    pair.xl.die();
+    await broken;
+    pair.sender?.kill('SIGCONT');
+    assert.is(await pair.endAndCleanUp('sender', null), 0);
+    assert.is(await pair.endAndCleanUp('receiver', null), 0);
+    assertFree(pair);
+    assertGivenUp(pair);
+    assert.match(pair.receiverReport()?.reason ?? '', /xl has ended its stream|can't be read/);
+  }));
+
+test("DRBD's link is lost and control lives: output waits, then protection ends by agreement", () =>
+  onPair(async (pair) => {
+    await pair.protect(1);
+    pair.alpha.setDrbd('Primary', 'Connecting');
+    pair.beta.setDrbd('Secondary', 'Connecting');
+    await until('it is not called protected', () => pair.senderReport()?.protection === 'suspended');
+    assert.match(pair.senderReport()?.reason ?? '', /DRBD is not connected: Connecting/);
+    assert.ok(pair.alpha.isPlugged, 'output waits');
+    assert.is(await pair.endAndCleanUp('sender', null), 0);
+    assert.is(await pair.endAndCleanUp('receiver', null), 0);
+    assertFree(pair);
+    assertGivenUp(pair);
+    assert.match(pair.senderReport()?.reason ?? '', /DRBD has been without its peer for 5000 ms/);
+    // It comes back by a resync, which `recover` or `watch` waits for.
+    assert.ok(pair.beta.calls().includes('drbdadm adjust web'));
+    assert.not.match(pair.logs(), /claiming/);
+  }));
+
 test('the clean-up of the sender is killed too, while nobody has decided: it runs again', () =>
   onPair(async (pair) => {
     await pair.protect(2);
