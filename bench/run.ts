@@ -11,11 +11,16 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const benches = ['setup-pairs.ts', 'journal/limits.ts', 'journal/nbd.ts', 'link/throughput.ts', 'hotplug.ts'];
+/** Those that need the two hosts of the lab (`npm run lab`), and run only when they are named. */
+const inLab = ['lab/cost.ts'];
 
 const words = process.argv.slice(2);
-const chosen = benches.filter((name) => words.length === 0 || words.some((word) => name.includes(word)));
+const chosen =
+  words.length === 0
+    ? benches
+    : [...benches, ...inLab].filter((name) => words.some((word) => name.includes(word)));
 if (chosen.length === 0) {
-  console.error(`no benchmark matches ${words.join(' ')}; there are: ${benches.join(', ')}`);
+  console.error(`no benchmark matches ${words.join(' ')}; there are: ${[...benches, ...inLab].join(', ')}`);
   process.exitCode = 2;
 }
 for (const name of chosen) {

@@ -1,23 +1,22 @@
-/* eslint-disable no-console -- a script that prints its result */
 /**
  * What protection costs a guest beside stock `xl remus -F -n -d` with plain ssh, which protects neither disks nor
  * network: checkpoints per second and the time that the guest is suspended for each, on two emulated hosts, with the
  * same guest and load (a ledger, scripts/lab/guest/ledger.c), one after the other. Prints both and their ratios.
  *
- *     npm run build && node --import tsx test/lab/drafts/cost/cost.ts [SECONDS]
+ *     npm run build && npm run bench -- lab/cost
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from 'esbuild';
-import { guestConfig } from '../../../../scripts/lab/guest.js';
-import { lab } from '../../../../scripts/lab/hosts.js';
-import { layLedger } from '../../ledger-guest.js';
-import { Product } from '../../product.js';
+import { guestConfig } from '../../scripts/lab/guest.js';
+import { lab } from '../../scripts/lab/hosts.js';
+import { layLedger } from '../../test/lab/ledger-guest.js';
+import { Product } from '../../test/lab/product.js';
 
-const SECONDS = Number(process.argv[2] ?? 60);
+const SECONDS = 90;
 const INTERVAL_MS = 200;
-const PROGRAM = '/root/remus-lab-cost/guest-state.cjs';
+const PROGRAM = '/root/remus-lab-cost/guest-pauses.cjs';
 const SLOW_MS = 15 * 60_000;
 const STOCK_UNIT = 'remus-lab-stock';
 const address = '10.0.0.10/24';
@@ -36,8 +35,8 @@ async function layProgram(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'remus-lab-cost-'));
   try {
     await build({
-      entryPoints: ['test/lab/drafts/cost/guest-state.ts'],
-      outfile: join(folder, 'guest-state.cjs'),
+      entryPoints: ['bench/lab/guest-pauses.ts'],
+      outfile: join(folder, 'guest-pauses.cjs'),
       bundle: true,
       platform: 'node',
       target: 'node18.19',
@@ -45,7 +44,7 @@ async function layProgram(): Promise<void> {
       external: ['@koromix/*'],
       logLevel: 'warning',
     });
-    await alpha.write(PROGRAM, readFileSync(join(folder, 'guest-state.cjs')));
+    await alpha.write(PROGRAM, readFileSync(join(folder, 'guest-pauses.cjs')));
     const modules = PROGRAM.replace(/[^/]*$/, 'node_modules');
     await alpha.sh(`ln -sfn /usr/lib/remus-drbd/node_modules ${modules}`);
   } finally {

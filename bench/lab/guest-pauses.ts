@@ -1,11 +1,11 @@
 /**
  * Runs on a lab host for cost.ts, as one file: looks every two milliseconds whether a guest is suspended, and prints
- * how long each suspension lasted. It asks the hypervisor itself (../../guest-state.ts), so it sees the same of
+ * how long each suspension lasted. It asks the hypervisor itself (test/lab/guest-state.ts), so it sees the same of
  * whatever suspends the guest.
  *
- *     node guest-state.cjs DOMID SECONDS     {"seconds":60.0,"pausesMs":[812,790,...],"looks":21034}
+ *     node guest-pauses.cjs DOMID SECONDS     {"seconds":60.0,"pausesMs":[812,790,...],"looks":21034}
  */
-import { guestWatcher } from '../../guest-state.js';
+import { guestWatcher } from '../../test/lab/guest-state.js';
 
 const LOOK_MS = 2;
 
