@@ -39,7 +39,7 @@ test('each direction reads its own messages and no other', () => {
   const fromReceiver = [
     beat,
     { type: 'committed', domain: 'web', term: 7, session, epoch: 0 },
-    { type: 'state', state: 'ready', reason: '' },
+    { type: 'begun' },
     { type: 'ended', outcome: 'claimed', reason: 'x' },
   ];
   for (const each of fromSender) assert.equal(readFromSender(each), each);
