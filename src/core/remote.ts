@@ -112,6 +112,8 @@ const PROBE_MARK = '.';
  * - Its files are opened by the shell, so that none can come to be while the directory is being removed.
  * - The limit on files holds for all that the probe writes. A lower one that the account has may not be
  *   raised, and then is limit enough. The shell's own mark meets the limit as well, and gets a signal.
+ * - The group is killed that `timeout` makes for itself and its command: the one of coreutils 9.1 ends without its
+ *   command when a signal comes just after its fork.
  * - A second signal must end neither the handler of the first nor \`rm\`: the outer \`timeout\` sends two.
  */
 export const PROBE_PROLOGUE = `index=0 codes= child= directory= large=
@@ -121,7 +123,7 @@ stop() {
 }
 trap 'trap "" HUP INT TERM PIPE; stop "a signal ended the batch" 1' HUP INT TERM PIPE
 trap 'trap "" HUP INT TERM PIPE
-  if [ -n "$child" ]; then kill "$child"; fi
+  if [ -n "$child" ]; then kill -TERM "-$child" 2>/dev/null || kill "$child"; fi
   if [ -n "$directory" ]; then rm -rf -- "$directory"; fi' EXIT
 trap large=yes XFSZ
 ulimit -S -f ${PROBE_BLOCKS_MAX} 2>/dev/null
