@@ -17,6 +17,8 @@ export interface GuestOptions {
   readonly mac?: string;
   /** It keeps a ledger (guest/ledger.c), with this pause between two counts. test/lab/ledger-guest.ts lays it. */
   readonly ledgerPauseMs?: number;
+  /** The ledger writes blocks besides that no other run of it would. */
+  readonly hasStrays?: boolean;
 }
 
 /** The initramfs of the guest with the ledger. */
@@ -28,11 +30,12 @@ export const ledgerRamdisk = `${guestDirectory}/ledger.img`;
  * `tsc_mode="native"`: the emulated CPU faults on the interception of RDTSCP.
  */
 export function guestConfig(options: GuestOptions): string {
-  const { name, disks = [], address, mac = '00:16:3e:00:00:10', ledgerPauseMs } = options;
+  const { name, disks = [], address, mac = '00:16:3e:00:00:10', ledgerPauseMs, hasStrays } = options;
   const extra = [
     `console=hvc0 quiet lab.name=${name}`,
     ...(address === undefined ? [] : [`lab.ip=${address}`]),
     ...(ledgerPauseMs === undefined ? [] : [`LEDGER_MS=${ledgerPauseMs}`]),
+    ...(hasStrays === true ? ['LEDGER_STRAY=stray'] : []),
   ].join(' ');
   const ramdisk = ledgerPauseMs === undefined ? `${guestDirectory}/initrd.img` : ledgerRamdisk;
   return [

@@ -10,12 +10,10 @@
  * sends it again.
  */
 import { checkLedger, ledgerPlace, readLedgerEntries } from '../../src/core/ledger.js';
-import type { LedgerFault } from '../../src/core/ledger.js';
-
-export const PORT = 9999;
+import type { LedgerFault, LedgerMemory } from '../../src/core/ledger.js';
+import { PACKET_MAGIC } from './ledger-packet.js';
 
 const PAGE_MAGIC = 'REMUSDRBD-LEDGER';
-const PACKET_MAGIC = 'REMUSDRBD-PACKET';
 
 /** The guest's memory of its ledger. */
 export interface LedgerPage {
@@ -56,23 +54,32 @@ export function blocksOf(page: LedgerPage): number {
  * @param areas the first blocks of each disk, as many as `blocksOf` says
  */
 export function checkCommit(page: LedgerPage, areas: readonly Uint8Array[]): Found[] {
-  const count = Math.max(...page.disks.map(({ issued }) => issued));
-  const entries = new Map<number, string>();
-  const pending = new Map<number, number[]>();
-  for (let each = 1; each <= count; each++) {
-    entries.set(each, tokenOf(each));
-    const missing = page.disks.flatMap(({ done }, disk) => (done < each ? [disk] : []));
-    if (missing.length > 0) pending.set(each, missing);
-  }
-  const memory = { count, entries, pending, begun: page.disks.map(({ issued }) => issued) };
   try {
-    return checkLedger({ answers: [], memory, disks: areas.map((area) => readLedgerEntries(area)) });
+    const disks = areas.map((area) => readLedgerEntries(area));
+    return checkLedger({ answers: [], memory: entriesOf(page, []), disks });
   } catch (error) {
     return [{ fault: 'damaged', text: (error as Error).message }];
   }
 }
 
-/** What the guest writes beside each count. */
+/**
+ * The entries that a page stands for. Of clients' tokens memory has none, so they are taken from the first disk: what
+ * is compared is then the other disk, and what the clients say they were told.
+ */
+export function entriesOf(page: LedgerPage, disks: readonly ReadonlyMap<number, string>[]): LedgerMemory {
+  const count = Math.max(...page.disks.map(({ issued }) => issued));
+  const entries = new Map<number, string>();
+  const pending = new Map<number, number[]>();
+  for (let each = 1; each <= count; each++) {
+    const found = disks.find((disk) => disk.has(each));
+    entries.set(each, found?.get(each) ?? tokenOf(each));
+    const missing = page.disks.flatMap(({ done }, disk) => (done < each ? [disk] : []));
+    if (missing.length > 0) pending.set(each, missing);
+  }
+  return { count, entries, pending, begun: page.disks.map(({ issued }) => issued) };
+}
+
+/** What the guest writes beside a count that nobody asked for. */
 export function tokenOf(count: number): string {
   return `count-${count}`;
 }
