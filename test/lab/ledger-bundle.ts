@@ -1,23 +1,19 @@
 /**
  * The product with eyes: the bundle that setup installs on a host, made from the same sources in the same way, with
- * three modules exchanged for ones that stand on them and tell what they see (protect-verify.ts, ledger-journal.ts,
- * ledger-sender.ts). So the faults that the sender is made to have are nowhere in the product.
+ * three modules exchanged for ones that stand on them and tell what they see. So the faults that a test makes are
+ * nowhere in the product.
  */
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { build } from 'esbuild';
 
-/** What stands in for what. */
-const STAND_INS: Readonly<Record<string, string>> = {
-  'src/protect/receiver.ts': 'test/lab/protect-verify.ts',
-  'src/protect/sender.ts': 'test/lab/ledger-sender.ts',
-  'src/journal/journal.ts': 'test/lab/ledger-journal.ts',
-};
+/** What stands in for what, in paths of this repository. */
+export type StandIns = Readonly<Record<string, string>>;
 
 /** @param outfile in a folder whose node_modules has the product's native parts */
-export async function bundleWithEyes(outfile: string): Promise<void> {
+export async function bundleWithEyes(outfile: string, standIns: StandIns): Promise<void> {
   const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
-  const standIns = new Map(Object.entries(STAND_INS).map(([path, other]) => [resolve(path), resolve(other)]));
+  const byPath = new Map(Object.entries(standIns).map(([path, other]) => [resolve(path), resolve(other)]));
   const used = new Set<string>();
   await build({
     entryPoints: ['src/main.ts'],
@@ -35,7 +31,7 @@ export async function bundleWithEyes(outfile: string): Promise<void> {
         name: 'stand-ins',
         setup: (builder) => {
           builder.onResolve({ filter: /^\.{1,2}\/.*\.js$/ }, ({ path, resolveDir, importer }) => {
-            const standIn = standIns.get(join(resolveDir, path).replace(/\.js$/, '.ts'));
+            const standIn = byPath.get(join(resolveDir, path).replace(/\.js$/, '.ts'));
             // They import what they stand in for themselves.
             if (standIn === undefined || importer === standIn) return undefined;
             used.add(standIn);
@@ -45,6 +41,6 @@ export async function bundleWithEyes(outfile: string): Promise<void> {
       },
     ],
   });
-  if (used.size !== standIns.size)
+  if (used.size !== byPath.size)
     throw new Error(`of the stand-ins only these are used: ${[...used].join(' ')}`);
 }

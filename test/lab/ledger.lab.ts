@@ -6,19 +6,19 @@
  * Both hosts run the product with eyes (ledger-bundle.ts). LEDGER_COMMITS=300 looks at that many commits instead of
  * those that fit beside the other tests.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { guestConfig } from '../../scripts/lab/guest.js';
 import { lab, until, type LabHost } from '../../scripts/lab/hosts.js';
-import { bundleWithEyes } from './ledger-bundle.js';
-import { checkOutput, parseCapture, PORT } from './ledger-format.js';
+import { openEyes } from './eyes.js';
+import { checkOutput, parseCapture } from './ledger-format.js';
 import type { CommittedEpoch, Found, OutputCheck } from './ledger-format.js';
 import { layLedger } from './ledger-guest.js';
 import { COMMITS_LOG, FAULT_FILE, LEDGER_DIRECTORY, parseLines, SENDER_LOG } from './ledger-log.js';
 import type { CommitLine, Fault, SenderLine } from './ledger-log.js';
+import { PORT } from './ledger-packet.js';
 import { Product } from './product.js';
 import { step } from './steps.js';
 
@@ -29,7 +29,12 @@ const FAULTY_COMMITS_MAX = 100;
 const PAUSE_MS = 400;
 const SLOW_MS = 60 * 60_000;
 const CAPTURE = `${LEDGER_DIRECTORY}/capture.pcap`;
-const PROGRAM = '/root/remus-lab-ledger/remus-drbd.cjs';
+/** They tell what they see; ledger-sender.ts makes the faults. */
+const EYES = {
+  'src/protect/receiver.ts': 'test/lab/protect-verify.ts',
+  'src/protect/sender.ts': 'test/lab/ledger-sender.ts',
+  'src/journal/journal.ts': 'test/lab/ledger-journal.ts',
+};
 const address = '10.0.0.10/24';
 const web = {
   name: 'web',
@@ -145,31 +150,6 @@ async function output({ commits, sender }: Seen): Promise<OutputCheck> {
   return checkOutput(parseCapture(Buffer.from(capture.stdout, 'base64')), known);
 }
 
-/** The product with eyes in the place of both units' programs, until the hosts are started again. */
-async function openEyes(): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), 'remus-lab-eyes-'));
-  try {
-    const path = join(folder, 'remus-drbd.cjs');
-    await bundleWithEyes(path);
-    const program = readFileSync(path);
-    const sender = `/usr/sbin/xl remus -F -n -d -i \${INTERVAL_MS} -s "/usr/bin/node ${PROGRAM} sender %i --" %i \${BACKUP}`;
-    const unit = (line: string): string => `[Service]\nExecStart=\nExecStart=${line}\n`;
-    await Promise.all(
-      hosts.map(async (host) => {
-        await host.write(PROGRAM, program);
-        await host.write('/run/systemd/system/remus-sender@web.service.d/lab.conf', unit(sender));
-        const receiver = `/usr/bin/node ${PROGRAM} receiver %i`;
-        await host.write('/run/systemd/system/remus-receiver@web.service.d/lab.conf', unit(receiver));
-        await host.sh(
-          `ln -sfn /usr/lib/remus-drbd/node_modules ${PROGRAM.replace(/[^/]*$/, 'node_modules')}; rm -rf ${LEDGER_DIRECTORY}; mkdir -p ${LEDGER_DIRECTORY}; systemctl daemon-reload`,
-        );
-      }),
-    );
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
-
 step(test, 'a guest that keeps a ledger, on hosts with eyes', async () => {
   await lab.fresh();
   product = await Product.make([web]);
@@ -179,7 +159,7 @@ step(test, 'a guest that keeps a ledger, on hosts with eyes', async () => {
   );
   await layLedger(hosts);
   await product.expect(0, 'setup');
-  await openEyes();
+  await openEyes(hosts, EYES, { until: 'reboot', directory: LEDGER_DIRECTORY });
   const capture = `tcpdump -Z root -i eth1 -Q out -U --immediate-mode -w ${CAPTURE} udp port ${PORT}`;
   await alpha.sh(`systemd-run --quiet --collect --unit=remus-lab-capture ${capture}`);
   await alpha.ssh(['xl', 'create', '/etc/remus-drbd/domains/web.cfg']);

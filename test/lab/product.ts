@@ -21,6 +21,11 @@ export interface DomainOptions {
   more?: string;
 }
 
+export interface PairOptions {
+  /** As YAML; without it the default. */
+  arbiter?: string;
+}
+
 export class Product {
   readonly folder: string;
 
@@ -29,13 +34,13 @@ export class Product {
   }
 
   /** Writes pair.yaml and the guests' configurations for the lab's two hosts. */
-  static async make(domains: readonly DomainOptions[]): Promise<Product> {
+  static async make(domains: readonly DomainOptions[], options: PairOptions = {}): Promise<Product> {
     const product = new Product(await mkdtemp(join(tmpdir(), 'remus-lab-')));
-    await product.configure(domains);
+    await product.configure(domains, options);
     return product;
   }
 
-  async configure(domains: readonly DomainOptions[]): Promise<void> {
+  async configure(domains: readonly DomainOptions[], { arbiter }: PairOptions = {}): Promise<void> {
     const env = lab.environment();
     const hosts = ['ALPHA', 'BETA'].map(
       (host) =>
@@ -49,6 +54,7 @@ export class Product {
       '  lab:',
       '    hosts:',
       ...hosts,
+      ...(arbiter === undefined ? [] : [`    arbiter: ${arbiter}`]),
       '    domains:',
     ];
     for (const { name, port, disks, address, more = '' } of domains) {

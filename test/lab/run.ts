@@ -2,7 +2,7 @@
  * Runs the end-to-end tests: every `*.lab.ts` here (or those whose name contains an argument), one after the
  * other, each in a process of its own with a hard limit, on a lab that is up.
  *
- *   node --import tsx test/lab/run.ts [--fresh] [NAME...]
+ *   node --import tsx test/lab/run.ts [--fresh] [--limit-minutes=N] [NAME...]
  *
  * `npm run test:lab` names those that CI runs, `npm run test:lab:long` the others, which take too long for it.
  * `--fresh` starts with two new hosts. Exit code 1 when a file fails, runs into its limit or runs no test
@@ -14,8 +14,11 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { lab } from '../../scripts/lab/hosts.js';
 
+const words = process.argv.slice(2);
+const names = words.filter((word) => !word.startsWith('--'));
+const limit = /^--limit-minutes=([1-9][0-9]*)$/m.exec(words.join('\n'))?.[1];
 /** For one file; ends a hang. */
-const fileLimitMs = 45 * 60_000;
+const fileLimitMs = Number(limit ?? 45) * 60_000;
 
 interface Outcome {
   readonly passed: number;
@@ -63,8 +66,6 @@ function runFile(path: string): Promise<Outcome> {
   });
 }
 
-const words = process.argv.slice(2);
-const names = words.filter((word) => word !== '--fresh');
 const directory = dirname(fileURLToPath(import.meta.url));
 const files = readdirSync(directory)
   .filter((file) => file.endsWith('.lab.ts'))
