@@ -22,6 +22,13 @@ import type { ProtectionView } from './protection-view.js';
 
 const COMMAND_MS = 120_000;
 const POLL_MS = 1_000;
+/** What to do where a wait does not end. */
+const remedy = {
+  decision: 'let that host reach the arbiter',
+  sender: 'look at its unit there',
+  connection: 'look at DRBD on both hosts',
+  sync: 'look at DRBD on both hosts',
+};
 const WAIT_MS = 600_000;
 const STEPS_MAX = 10_000;
 
@@ -76,7 +83,7 @@ export async function recoverDomain(
         told = key;
         if (deps.nowMs() - sinceMs > WAIT_MS) {
           throw new OperatorError(
-            `${name}: ${step.reason}, and nothing has changed for ${WAIT_MS / 60_000} minutes; ${step.for === 'decision' ? 'let that host reach the arbiter' : 'look at DRBD on both hosts'}, and run recover again`,
+            `${name}: ${step.reason}, and nothing has changed for ${WAIT_MS / 60_000} minutes; ${remedy[step.for]}, and run recover again`,
           );
         }
         await deps.pause(POLL_MS);

@@ -32,7 +32,7 @@ export type RecoveryStep =
   | { do: 'demote'; host: string; reason: string }
   /** `discard`: of both hosts' writes since the cut, those of `loser` go. */
   | { do: 'connect'; survivor: string; loser: string; discard: boolean; reason: string }
-  | { do: 'wait'; for: 'decision' | 'connection' | 'sync'; reason: string; outOfSyncBytes: number }
+  | { do: 'wait'; for: 'decision' | 'sender' | 'connection' | 'sync'; reason: string; outOfSyncBytes: number }
   | { do: 'protect'; reason: string }
   | { do: 'done'; reason: string };
 
@@ -42,6 +42,16 @@ export function nextRecoveryStep(domain: string, hosts: readonly [RecoveryHost, 
   const [one, other] = hosts;
   const waits = hosts.find(({ undecided }) => undecided !== null);
   if (waits !== undefined) return whoWaits(domain, waits, hosts);
+  // Its term is over, and xl may take a minute to see that its guest is gone: that is no protection.
+  const ending = hosts.find(({ senderActive, term }) => senderActive && term?.phase === 'ended');
+  if (ending !== undefined) {
+    return {
+      do: 'wait',
+      for: 'sender',
+      reason: `the sender of ${domain} on ${ending.name} is ending`,
+      outOfSyncBytes: 0,
+    };
+  }
   if (hosts.some(({ senderActive }) => senderActive)) {
     return { do: 'done', reason: `protection of ${domain} is running or starting already` };
   }

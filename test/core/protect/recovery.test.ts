@@ -123,6 +123,11 @@ const cases: [string, [RecoveryHost, RecoveryHost], Record<string, unknown>][] =
   ],
   ['protection runs already', [host('alpha', { senderActive: true }), winner()], { do: 'done' }],
   [
+    'the loser has given way, and its xl has not ended: that is no protection',
+    [host('alpha', { senderActive: true, term: term('primary', 'lost') }), winner()],
+    { do: 'wait', for: 'sender', reason: 'the sender of web on alpha is ending' },
+  ],
+  [
     'the loser has not learnt that it lost: that is no protection',
     [
       host('alpha', {
