@@ -1,10 +1,11 @@
 /**
  * The receiver as a process: the backup of one guest. Carries out what `core/protect/receiver.ts` decides.
  *
- *     bulk --> queue --> xl migrate-receive          CHECKPOINT_END of epoch N waits in the queue for commit N
+ *     bulk --> queue --> xl migrate-receive          the end of epoch N waits in the queue for commit N
  *     DRBD --> NBD --> epoch journal --marker N-->   commit N when both are here
  *
- * libxl applies a checkpoint only when it has read the record CHECKPOINT_END, so that record is what is held back:
+ * libxl applies a checkpoint only when it has read the record CHECKPOINT_END, and must never be left waiting between
+ * CHECKPOINT and that one, so all from CHECKPOINT on is what is held back:
  * at the end of its input xl starts the guest from the last checkpoint that it was given whole.
  */
 import { setTimeout as pause } from 'node:timers/promises';

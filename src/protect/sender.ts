@@ -15,6 +15,7 @@ import { FiguresHistory } from '../core/protect/figures.js';
 import type { CheckpointFigures, FiguresSummary } from '../core/protect/figures.js';
 import { tickMs } from '../core/protect/types.js';
 import type { Decision, GuestEnd, Identity } from '../core/protect/types.js';
+import { CHECKPOINT_BYTES_MAX } from '../core/link/bulk.js';
 import type { FromModule, ToModule } from '../core/link/messages.js';
 import { StreamDecoder } from '../core/stream/decoder.js';
 import { StreamError } from '../core/stream/error.js';
@@ -39,7 +40,7 @@ export interface SenderLink {
   end(reason: string, guest: GuestEnd | null): void;
   /** Bytes of an epoch's memory. Resolves when more may follow; the bytes may then change. */
   data(epoch: number, bytes: Buffer): Promise<void>;
-  /** The record that ends a checkpoint; `folded` for one that could not be held. */
+  /** The end of a checkpoint, from the record CHECKPOINT to CHECKPOINT_END; `folded` for one that could not be held. */
   checkpoint(epoch: number, folded: boolean, bytes: Uint8Array): Promise<void>;
   /** To the module's host; of use with `engine: protocol-d` alone. */
   module?(message: ToModule): void;
@@ -159,6 +160,8 @@ export class Sender {
   #dropsStream = false;
   #gateState: GateState = startGate();
   #openGate: (() => void) | null = null;
+  /** From the CHECKPOINT record on, of the checkpoint that is being read; null before it. */
+  #tail: Buffer[] | null = null;
   /** What was sent without waiting for room. */
   #room: Promise<void>[] = [];
   /** What the checkpoint that has just become whole counts as. */
@@ -279,10 +282,11 @@ export class Sender {
       if (effect?.type === 'missed') {
         this.#input({ type: 'epoch-missed', reason: effect.reason, nowMs: this.#edges.nowMs() });
       }
-      if (event?.kind === 'checkpoint') this.#resumed();
-      if (event?.kind === 'checkpoint-end') await this.#checkpointEnd(bytes);
+      if (event?.kind === 'checkpoint') this.#beginTail();
       // The header of a held record is sent with its epoch, behind the gate.
-      else await this.#send(bytes);
+      if (this.#tail === null) await this.#send(bytes);
+      else this.#keep(this.#tail, bytes);
+      if (event?.kind === 'checkpoint-end') await this.#checkpointEnd();
     }
   }
 
@@ -329,20 +333,37 @@ export class Sender {
   }
 
   /** The CHECKPOINT record was read: all of the guest's memory is here, and Xen resumes it. */
+  #beginTail(): void {
+    this.#resumed();
+    this.#tail = [];
+  }
+
+  #keep(tail: Buffer[], bytes: Buffer): void {
+    const total = tail.reduce((sum, each) => sum + each.length, bytes.length);
+    if (total > CHECKPOINT_BYTES_MAX) {
+      throw new Error(`behind its memory a checkpoint has more than ${CHECKPOINT_BYTES_MAX} bytes`);
+    }
+    tail.push(Buffer.from(bytes));
+  }
+
   #resumed(epoch = this.#epoch): void {
     const timing = this.#timings.get(epoch);
     if (timing !== undefined) timing.resumedMs = this.#edges.nowMs();
   }
 
-  /** The record that makes a checkpoint whole for libxl. */
-  async #checkpointEnd(bytes: Buffer): Promise<void> {
+  /** The record that makes a checkpoint whole for libxl was read; it is sent with all that the receiver holds back. */
+  async #checkpointEnd(): Promise<void> {
+    const tail = Buffer.concat(this.#tail ?? []);
+    this.#tail = null;
     const before = this.#state.phase;
     this.#input({ type: 'checkpoint', nowMs: this.#edges.nowMs() });
     if (before !== 'live' && before !== 'running') return;
-    const sent = this.#link?.checkpoint(this.#epoch, this.#counts === 'folded', Buffer.from(bytes));
+    this.#sentBytes += tail.length;
+    const timing = this.#timings.get(this.#epoch);
+    if (timing !== undefined) timing.bytes += tail.length;
+    const sent = this.#link?.checkpoint(this.#epoch, this.#counts === 'folded', tail);
     if (this.#gateState.pipe === 'shrinking') this.#room.push(sent ?? Promise.resolve());
     else await sent;
-    const timing = this.#timings.get(this.#epoch);
     if (timing !== undefined && timing.sentMs === 0) timing.sentMs = this.#edges.nowMs();
   }
 

@@ -99,7 +99,7 @@ class FakePair {
       {
         startCopy: () => ({
           write: (bytes) => {
-            if (END_RECORD.equals(bytes)) pair.#copyAt += 1;
+            if (END_RECORD.equals(bytes.subarray(-END_RECORD.length))) pair.#copyAt += 1;
             return Promise.resolve();
           },
           start: () => Promise.resolve(pair.note('the copy runs')),

@@ -45,6 +45,8 @@ function stream(): Buffer {
 interface World {
   sender: Sender;
   did: string[];
+  /** The bytes of each frame of the bulk connection. */
+  frames: { data: Buffer[]; checkpoint: Buffer[] };
   events: () => LinkEvents;
   /** Resolves when the sender has done this. */
   until: (what: string) => Promise<void>;
@@ -54,6 +56,7 @@ function world(): World {
   const bytes = stream();
   let at = 0;
   const did: string[] = [];
+  const frames: World['frames'] = { data: [], checkpoint: [] };
   const waiting: { what: string; resolve: () => void }[] = [];
   const note = (what: string): void => {
     did.push(what);
@@ -85,8 +88,12 @@ function world(): World {
       return Promise.resolve({
         heartbeat: () => undefined,
         end: (reason) => note(`end: ${reason}`),
-        data: () => Promise.resolve(),
-        checkpoint: (epoch) => {
+        data: (_epoch, bytes) => {
+          frames.data.push(Buffer.from(bytes));
+          return Promise.resolve();
+        },
+        checkpoint: (epoch, _folded, bytes) => {
+          frames.checkpoint.push(Buffer.from(bytes));
           note(`checkpoint ${epoch}`);
           return Promise.resolve();
         },
@@ -135,6 +142,7 @@ function world(): World {
   return {
     sender,
     did,
+    frames,
     events: () => {
       if (events === null) throw new Error('not connected');
       return events;
@@ -162,6 +170,19 @@ test('marks before memory, output after the commit, and the network open before 
   events().ended('primary', 'gave up');
   assert.is(await ended, 'primary');
   assert.equal(did.slice(-3), ['open', 'record primary', 'input closed']);
+});
+
+test('the receiver can hold back all from CHECKPOINT on: between it and CHECKPOINT_END xl must never wait', async () => {
+  const { frames, events, ended } = await sent();
+  const tail = Buffer.concat([...encodeCheckpoint(), ...encodeCheckpointEnd()]);
+  assert.equal(frames.checkpoint, [tail, tail]);
+  // Nothing of it went ahead, and nothing is missing.
+  const all = stream();
+  const [first, second] = [all.indexOf(tail), all.lastIndexOf(tail)];
+  const rest = [all.subarray(0, first), all.subarray(first + tail.length, second)];
+  assert.equal(Buffer.concat(frames.data), Buffer.concat(rest));
+  events().ended('primary', 'agreed');
+  await ended;
 });
 
 test('giving way destroys the guest before its output is dropped, and opens nothing', async () => {

@@ -4,8 +4,8 @@
  *     type u8 | flags u8 | reserved u16 (0) | length u32 | epoch u64 | that many bytes
  *
  * - `data` (sender): bytes of epoch N's part of the migration stream, in order, at least one.
- * - `checkpoint` (sender): the bytes of the CHECKPOINT record that ends epoch N, which the receiver holds back
- *   until its commit.
+ * - `checkpoint` (sender): the end of epoch N, from the record CHECKPOINT to CHECKPOINT_END, which the receiver holds
+ *   back until its commit.
  *   Flag 2: it is one that could not be held and has no number of its own; it waits for the commit after epoch N.
  * - `back` (receiver): what `xl migrate-receive` says to `xl`; epoch 0.
  * - `end` (both): nothing follows. Empty, epoch 0. Flag 1: everything that was to be sent has been (clean).
@@ -17,8 +17,8 @@ import { LinkError } from './errors.js';
 export const BULK_HEADER_BYTES = 16;
 /** Longest `data` or `back`. */
 export const BULK_FRAME_BYTES_MAX = 1 << 20;
-/** A CHECKPOINT record is 8 bytes in version 3 of the libxc stream. */
-export const CHECKPOINT_BYTES_MAX = 64 << 10;
+/** The two records have 8 bytes each; between them is the state of a device model, where the guest has one. */
+export const CHECKPOINT_BYTES_MAX = 16 << 20;
 
 const FLAG_CLEAN = 1;
 const FLAG_FOLDED = 2;

@@ -2,9 +2,10 @@
  * Applies a stream to a guest's pages in the order in which libxc and libxl do: for the embedded hypervisor.
  *
  * Records of the live round are applied as they come. From the first whole checkpoint on they are kept back until
- * CHECKPOINT_END, because libxc asks libxl to read up to there before it applies anything. The end of the input, at
- * any byte, leaves the last whole checkpoint; before the first one there is nothing to go on with. libxc's END ends a
- * plain stream, and in a checkpointed one drops what is kept back.
+ * CHECKPOINT_END, because libxc asks libxl to read up to there before it applies anything. The end of the input leaves
+ * the last whole checkpoint; before the first one there is nothing to go on with. But between CHECKPOINT and
+ * CHECKPOINT_END the input may not end: there it is libxl that reads, and libxl 4.17 then spins for ever and never
+ * starts the guest (seen in the lab). libxc's END ends a plain stream, and in a checkpointed one drops what is kept back.
  *
  * Source: Xen, tools/libs/guest/xg_sr_restore.c (handle_checkpoint, restore).
  */
@@ -53,6 +54,8 @@ export class StreamRestore {
   #keptBytes = 0;
   #checkpoint = 0;
   #ended = false;
+  /** CHECKPOINT was read: what follows is libxl's. */
+  #isInTail = false;
 
   constructor(limits: RestoreLimits) {
     this.#limits = limits;
@@ -73,9 +76,11 @@ export class StreamRestore {
 
   /**
    * The input has ended.
-   * @throws StreamError `truncated` when no checkpoint was whole
+   * @throws StreamError `truncated` when no checkpoint was whole, or where libxl would wait for ever
    */
   end(): Restored {
+    if (this.#isInTail)
+      throw new StreamError('truncated', this.#decoder.offset, 'CHECKPOINT_END', 'the end of the input');
     if (this.#checkpoint === 0 && !this.#ended)
       throw new StreamError('truncated', this.#decoder.offset, 'a whole checkpoint', 'the end of the input');
     return {
@@ -102,13 +107,16 @@ export class StreamRestore {
         for (const record of this.#kept) this.#apply(record);
         this.#dropKept();
         this.#checkpoint = event.checkpoint;
+        this.#isInTail = false;
         break;
       case 'stream-end':
         this.#dropKept();
         this.#ended = true;
         break;
-      case 'image-start':
       case 'checkpoint':
+        this.#isInTail = true;
+        break;
+      case 'image-start':
         break;
     }
   }

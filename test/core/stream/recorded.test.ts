@@ -144,10 +144,12 @@ for (const name of names) {
     assert.is(guest.checkpoint, expected?.checkpoints);
     assert.ok(guest.pages.size > 0 && (guest.hvmContext?.length ?? 0) > 1000);
     assert.ok((guest.hvmParams?.length ?? 0) > 8);
-    const ends = events.flatMap(({ offset, event }) => (event.kind === 'checkpoint-end' ? [offset] : []));
-    const [first, second] = ends;
+    const [first, second] = events.flatMap(({ offset, event }) =>
+      event.kind === 'checkpoint' ? [offset] : [],
+    );
     if (first === undefined || second === undefined) return;
     assert.is(restored(bytes.subarray(0, second - 1)).checkpoint, 1);
+    assert.throws(() => restored(bytes.subarray(0, second)), /CHECKPOINT_END/);
     assert.throws(() => restored(bytes.subarray(0, first - 1)), /a whole checkpoint/);
   });
 }
