@@ -58,7 +58,7 @@ class Stops {
       barrier: barrier && { write: (epoch) => this.#writeMarker(epoch), close: () => barrier.close() },
       claim: async (...words) => {
         await whileAsked('no-claim');
-        tellEyes({ event: 'claim', timeMs: Date.now(), text: words[0] });
+        tellEyes({ event: 'claim', timeMs: Date.now(), text: words[0].reason });
         const outcome = await this.#real.claim(...words);
         tellEyes({ event: 'claimed', timeMs: Date.now(), text: `${outcome.decision}: ${outcome.reason}` });
         return outcome;

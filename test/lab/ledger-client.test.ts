@@ -76,4 +76,27 @@ test('answers are told in their order, and the end of the only connection', asyn
   assert.is(lines.filter(({ event }) => event === 'closed').length, 1);
 });
 
+test('a guest that can not be reached yet is asked again', async () => {
+  const first = createServer().listen(0, '127.0.0.1');
+  await once(first, 'listening');
+  const { port } = first.address() as AddressInfo;
+  await once(first.close(), 'close');
+  const server = createServer((socket) => serve(socket, 0));
+  const line = await new Promise<ClientLine>((resolve) => {
+    const client = keepAsking({
+      name: 'three',
+      host: '127.0.0.1',
+      port,
+      tell: (told) => {
+        if (told.event !== 'answer') return;
+        client.stop();
+        resolve(told);
+      },
+    });
+    server.listen(port, '127.0.0.1');
+  });
+  await once(server.close(), 'close');
+  assert.equal(line.event === 'answer' && [line.count, line.token], [1, 'three-1']);
+});
+
 test.run();

@@ -1,15 +1,18 @@
 /**
  * An outside client of the lab's guest with a ledger (scripts/lab/guest/ledger.c): one TCP connection for as long as it
  * lives, on which it asks with tokens that nobody uses twice and tells each answer; and the packets that the guest sends
- * to everyone. It never connects a second time: that its connection lives on is what it is there to show.
+ * to everyone. Once it is connected it never connects again: that its connection lives on is what it is there to show.
  */
 import { createSocket } from 'node:dgram';
 import { connect } from 'node:net';
+import type { Socket } from 'node:net';
 import type { ClientLine } from './cuts-log.js';
 import { packetCount, PORT } from './ledger-packet.js';
 
 /** Requests that are asked and not answered. */
 const WINDOW = 4;
+/** Before it is connected at all. */
+const AGAIN_MS = 500;
 
 /** The lines of a client's connection, in either direction. */
 export class Asking {
@@ -69,27 +72,39 @@ export function keepAsking({ name, host, port = PORT, tell }: ClientOptions): { 
   });
   everyone.on('error', () => undefined);
   everyone.bind(port);
-  const socket = connect({ host, port, noDelay: true });
-  let reason = 'the guest ended it';
+  let socket: Socket;
+  let isStopped = false;
+  const begin = (): void => {
+    let isConnected = false;
+    let reason = 'the guest ended it';
+    socket = connect({ host, port, noDelay: true });
+    socket.setEncoding('latin1');
+    socket.on('connect', () => {
+      isConnected = true;
+      tell({ event: 'connected', timeMs: Date.now() });
+      socket.write(asking.ask());
+    });
+    socket.on('data', (text: string) => {
+      try {
+        for (const answer of asking.take(text)) tell({ event: 'answer', ...answer, timeMs: Date.now() });
+        socket.write(asking.ask());
+      } catch (error) {
+        reason = (error as Error).message;
+        socket.destroy();
+      }
+    });
+    socket.on('error', (error) => (reason = error.message));
+    socket.on('close', () => {
+      if (isStopped) return;
+      if (isConnected) tell({ event: 'closed', reason, timeMs: Date.now() });
+      else setTimeout(begin, AGAIN_MS);
+    });
+  };
+  begin();
   const stop = (): void => {
+    isStopped = true;
     socket.destroy();
     everyone.close();
   };
-  socket.setEncoding('latin1');
-  socket.on('connect', () => {
-    tell({ event: 'connected', timeMs: Date.now() });
-    socket.write(asking.ask());
-  });
-  socket.on('data', (text: string) => {
-    try {
-      for (const answer of asking.take(text)) tell({ event: 'answer', ...answer, timeMs: Date.now() });
-      socket.write(asking.ask());
-    } catch (error) {
-      reason = (error as Error).message;
-      socket.destroy();
-    }
-  });
-  socket.on('error', (error) => (reason = error.message));
-  socket.on('close', () => tell({ event: 'closed', reason, timeMs: Date.now() }));
   return { stop };
 }

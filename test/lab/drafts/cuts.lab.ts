@@ -18,6 +18,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { guestConfig } from '../../../scripts/lab/guest.js';
 import { lab, until, type HostName, type LabHost } from '../../../scripts/lab/hosts.js';
+import { bridgeName } from '../../../scripts/lab/plan.js';
 import { EtcdArbiter } from '../../../src/arbiter/etcd.js';
 import type { LedgerAnswer } from '../../../src/core/ledger.js';
 import { EtcdCluster } from '../../arbiter/etcd-server.js';
@@ -55,6 +56,7 @@ const CLIENT = `${PROGRAMS}/cuts-client.cjs`;
 /** This machine, for a host on its control network (QEMU's user network). */
 const OUTSIDE = '10.0.2.2';
 const GUEST = '10.0.0.10';
+const GUEST_MAC = '00:16:3e:00:00:10';
 const EYES = {
   'src/protect/receiver.ts': 'test/lab/cuts-receiver.ts',
   'src/protect/sender.ts': 'test/lab/cuts-sender.ts',
@@ -125,8 +127,10 @@ async function startClient(): Promise<void> {
       ),
     ),
   );
+  // Linux asks three times in three seconds for an address, and answers leave with a commit, which takes longer here.
+  const neighbour = `ip neigh replace ${GUEST} lladdr ${GUEST_MAC} dev ${bridgeName} nud permanent`;
   await there().sh(
-    `systemd-run --quiet --collect --unit=remus-lab-client /usr/bin/node ${CLIENT} ${client.name} ${GUEST} ${CLIENT_LOG}`,
+    `${neighbour}; systemd-run --quiet --collect --unit=remus-lab-client /usr/bin/node ${CLIENT} ${client.name} ${GUEST} ${CLIENT_LOG}`,
   );
   const count = `test "$(cat ${CLIENT_LOG} 2>/dev/null | grep -c '"answer"')" -ge ${ANSWERS}`;
   await there().waitFor(`answers for ${client.name}`, count, SLOW_MS);
@@ -295,7 +299,13 @@ next('a protected guest that keeps a ledger, on hosts with eyes, and an arbiter 
   etcd = await EtcdCluster.start(1);
   const endpoints = etcd.endpoints.map((url) => url.replace('127.0.0.1', OUTSIDE));
   product = await Product.make([web], { arbiter: `{ etcd: [ "${endpoints.join('", "')}" ] }` });
-  const config = guestConfig({ name: 'web', address: web.address, ledgerPauseMs: PAUSE_MS, hasStrays: true });
+  const config = guestConfig({
+    name: 'web',
+    address: web.address,
+    mac: GUEST_MAC,
+    ledgerPauseMs: PAUSE_MS,
+    hasStrays: true,
+  });
   writeFileSync(join(product.folder, 'web.cfg'), config);
   await layLedger(hosts);
   await product.expect(0, 'setup');
