@@ -187,7 +187,7 @@ test('bulk: headers that nobody writes are errors, before anything is allocated 
     [changed(4, 0, 0x10, 0, 1), /1048577 bytes/],
     [changed(4, 0xff, 0xff, 0xff, 0xff), /4294967295 bytes/],
     [changed(8, 0, 0x20, 0, 0), /2\^53/],
-    [changed(0, 2, 0, 0, 0, 0, 1, 0, 1), /65537 bytes/],
+    [changed(0, 2, 0, 0, 0, 1, 0, 0, 1), /16777217 bytes/],
     [changed(0, 3), /epoch 1, which has none/],
     [changed(0, 4), /epoch 1, which has none/],
     [Buffer.from([4, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), /flags 2/],
