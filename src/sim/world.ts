@@ -451,8 +451,10 @@ export class World {
     }
     primary.ended = how;
     if (how === 'crash' && this.term.onCrash === 'failover') this.term.crashedAtMs = this.time.nowMs;
-    // While it is protected the sender sees it, and its clean-up has it watched.
-    if (this.senderUnit?.alive !== true && this.cleanup?.alive !== true) this.watchGuest(primary);
+    // While it is protected the sender sees it, and its clean-up has it watched: once it may go on here, and not while a
+    // clean-up that was killed is due again.
+    const isOver = this.senderUnit?.alive !== true && this.cleanup?.alive !== true;
+    if (isOver && this.term.primaryOpened) this.watchGuest(primary);
   }
 
   /**
