@@ -559,6 +559,7 @@ stage('the process that serves is killed: nothing is lost, and it starts again',
 stage('a server that has stopped answering is left within a bounded time, and nothing is lost', async () => {
   await protect();
   await writeUncommitted();
+  await assertHealthy();
   await beta.ssh(['systemctl', 'kill', '-s', 'STOP', unit]);
   await beta.waitFor(
     'requests that nobody answers',
