@@ -39,7 +39,8 @@ function readArguments(args) {
   const result = {
     suffix: '.test.ts',
     words: [],
-    jobs: Math.min(2, availableParallelism?.() ?? cpus().length),
+    // Many of them wait for processes most of the time.
+    jobs: Math.min(2, availableParallelism?.() ?? cpus().length) + 1,
     limitMinutes: 10,
   };
   for (let i = 0; i < args.length; i++) {
