@@ -12,7 +12,7 @@ import { build } from 'esbuild';
 import { guestConfig } from '../../scripts/lab/guest.js';
 import { lab } from '../../scripts/lab/hosts.js';
 import { layLedger } from '../../test/lab/ledger-guest.js';
-import { Product } from '../../test/lab/product.js';
+import { Product, TWO_DISKS } from '../../test/lab/product.js';
 
 const SECONDS = 90;
 const INTERVAL_MS = 200;
@@ -95,7 +95,7 @@ const product = await Product.make([
     name: 'web',
     port: 7790,
     address,
-    disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
+    disks: TWO_DISKS,
     more: `checkpoint: { interval: ${INTERVAL_MS}ms, failAfter: 10s }`,
   },
 ]);

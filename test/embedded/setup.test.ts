@@ -27,6 +27,16 @@ const silent: Progress = { line: () => undefined, state: () => undefined };
 const ENGINES: readonly Engine[] = ['journal', 'protocol-d'];
 const plain: SetupOptions = { overwrite: new Set(), dryRun: false, wait: true };
 
+/** What an operator is told where it fails. */
+async function failure(work: Promise<unknown>): Promise<OperatorError> {
+  const error: unknown = await work.then(
+    () => assert.unreachable(),
+    (reason: unknown) => reason,
+  );
+  assert.instance(error, OperatorError);
+  return error as OperatorError;
+}
+
 async function inWorld(
   options: WorldOptions,
   use: (
@@ -133,14 +143,9 @@ for (const engine of ENGINES) {
         const volume = { volumeGroup: 'vg0', name: 'root', sizeBytes: GIB };
         one.machine.addLv({ ...volume, content: EXT4 });
         const lost = other.machine.addLv({ ...volume, content: EXT4 });
-        try {
-          await setUp();
-          assert.unreachable();
-        } catch (error) {
-          assert.instance(error, OperatorError);
-          assert.is((error as OperatorError).exitCode, ExitCode.refused);
-          assert.match((error as Error).message, /it holds data \(ext4\)/);
-        }
+        const error = await failure(setUp());
+        assert.is(error.exitCode, ExitCode.refused);
+        assert.match(error.message, /it holds data \(ext4\)/);
         lost.content = ZERO;
         pairOf(world).drbd.syncBytesPerLook = GIB / 8;
         const states: string[] = [];
@@ -231,14 +236,9 @@ test('what check finds wrong on a host is refused before anything is touched', a
     const absent = { exitCode: 127, stdout: '', stderr: 'node: not found\n' };
     pairOf(world).hosts[1].machine.replace('node', () => absent);
     const before = disks(world);
-    try {
-      await setUp();
-      assert.unreachable();
-    } catch (error) {
-      assert.instance(error, OperatorError);
-      assert.is((error as OperatorError).exitCode, ExitCode.refused);
-      assert.match((error as Error).message, /embedded-1b: .*node.*nothing was changed/is);
-    }
+    const error = await failure(setUp());
+    assert.is(error.exitCode, ExitCode.refused);
+    assert.match(error.message, /embedded-1b: .*node.*nothing was changed/is);
     assert.equal(disks(world), before);
   });
 });
@@ -247,16 +247,11 @@ test('a step that has no effect is an error, not a loop', async () => {
   await inWorld({}, async (world, setUp) => {
     const { machine } = pairOf(world).hosts[0];
     machine.replace('modprobe', () => ({ exitCode: 0, stdout: '', stderr: '' }));
-    try {
-      await setUp();
-      assert.unreachable();
-    } catch (error) {
-      assert.instance(error, OperatorError);
-      assert.match(
-        (error as Error).message,
-        /"load kernel modules" was done and reported no error, but it is still needed/,
-      );
-    }
+    const error = await failure(setUp());
+    assert.match(
+      error.message,
+      /"load kernel modules" was done and reported no error, but it is still needed/,
+    );
   });
 });
 
@@ -268,16 +263,11 @@ test('a command that fails ends the pair with the reason first, then the command
       stdout: '',
       stderr: '  Volume group "vg0" has insufficient free space\n',
     }));
-    try {
-      await setUp();
-      assert.unreachable();
-    } catch (error) {
-      assert.instance(error, OperatorError);
-      assert.match(
-        (error as Error).message,
-        /^embedded-1a: could not make LV vg0\/remus-guest1-0 \(1GiB\): Volume group "vg0" has insufficient free space\n {2}command: lvcreate .*\(exit code 5\)/,
-      );
-    }
+    const error = await failure(setUp());
+    assert.match(
+      error.message,
+      /^embedded-1a: could not make LV vg0\/remus-guest1-0 \(1GiB\): Volume group "vg0" has insufficient free space\n {2}command: lvcreate .*\(exit code 5\)/,
+    );
   });
 });
 

@@ -23,7 +23,7 @@ import { BLOCK_BYTES, place } from './journal-area.js';
 import type { HostCall, MarkerAnswer, Numbers } from './journal-host.js';
 import { Link } from './journal-link.js';
 import { assertEpoch, assertSame, forEachBlock } from './journal-numbers.js';
-import { Product } from './product.js';
+import { Product, TWO_DISKS } from './product.js';
 import { step } from './steps.js';
 
 const EPOCHS = Number(process.env['JOURNAL_EPOCHS'] ?? 100);
@@ -227,10 +227,7 @@ stage('two hosts with a replicated domain, and a journal on the backup', async (
     {
       name: DOMAIN,
       port: 7790,
-      disks: [
-        '{ vdev: xvda, volumeGroup: vg0, size: 48MiB }',
-        '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }',
-      ],
+      disks: TWO_DISKS,
     },
   ]);
   await product.expect(0, 'setup');

@@ -19,7 +19,7 @@ import { layLedger } from './ledger-guest.js';
 import { COMMITS_LOG, FAULT_FILE, LEDGER_DIRECTORY, parseLines, SENDER_LOG } from './ledger-log.js';
 import type { CommitLine, Fault, SenderLine } from './ledger-log.js';
 import { PORT } from './ledger-packet.js';
-import { Product } from './product.js';
+import { Product, SLOW_CHECKPOINT, TWO_DISKS } from './product.js';
 import { step } from './steps.js';
 
 const COMMITS = Number(process.env['LEDGER_COMMITS'] ?? 60);
@@ -40,8 +40,8 @@ const web = {
   name: 'web',
   port: 7790,
   address,
-  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
-  more: 'checkpoint: { interval: 200ms, failAfter: 10s }',
+  disks: TWO_DISKS,
+  more: SLOW_CHECKPOINT,
 };
 
 const test = suite('commits are atomic on real hosts');

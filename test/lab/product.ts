@@ -7,9 +7,19 @@ import { guestConfig } from '../../scripts/lab/guest.js';
 import { lab } from '../../scripts/lab/hosts.js';
 import { volumeGroupName } from '../../scripts/lab/plan.js';
 import { run, type Result } from '../../scripts/lab/processes.js';
+import type { DomainStatus } from '../../src/core/status.js';
 
 /** Ends a hang; a setup under emulation takes minutes. */
 const LIMIT_MS = 30 * 60_000;
+const STATUS_MS = 15 * 60_000;
+
+/** `disks` of a guest with two of them, as YAML. */
+export const TWO_DISKS = [
+  '{ vdev: xvda, volumeGroup: vg0, size: 48MiB }',
+  '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }',
+];
+/** Under emulation a checkpoint takes longer than the second after which a host counts as lost. */
+export const SLOW_CHECKPOINT = 'checkpoint: { interval: 200ms, failAfter: 10s }';
 
 export interface DomainOptions {
   name: string;
@@ -98,6 +108,29 @@ export class Product {
       );
     }
     return result;
+  }
+
+  /** What `status` says of one domain. */
+  async status(domain: string): Promise<DomainStatus> {
+    const { stdout } = await this.run('status', '--json');
+    const { domains } = JSON.parse(stdout) as { domains: DomainStatus[] };
+    const found = domains.find((each) => each.domain === domain);
+    if (found === undefined) throw new Error(`status has no ${domain}: ${stdout}`);
+    return found;
+  }
+
+  /** Waits until status says so; what it says in the end is in the error. */
+  async waitForStatus(
+    domain: string,
+    what: string,
+    holds: (status: DomainStatus) => boolean,
+  ): Promise<DomainStatus> {
+    const deadline = Date.now() + STATUS_MS;
+    for (;;) {
+      const now = await this.status(domain);
+      if (holds(now)) return now;
+      if (Date.now() > deadline) throw new Error(`${what}: not yet: ${JSON.stringify(now)}`);
+    }
   }
 
   /**

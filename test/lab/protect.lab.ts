@@ -7,8 +7,9 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { lab, type LabHost } from '../../scripts/lab/hosts.js';
 import { hostCpus, hostNames, type HostName } from '../../scripts/lab/plan.js';
-import { Product } from './product.js';
+import { Product, SLOW_CHECKPOINT, TWO_DISKS } from './product.js';
 import { step } from './steps.js';
+import { assertEqualVolumes } from './volumes.js';
 
 const test = suite('protection on real hosts');
 const hasPin = hostCpus > 1;
@@ -16,9 +17,8 @@ const web = {
   name: 'web',
   port: 7790,
   address: '10.0.0.10/24',
-  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
-  // Under emulation a checkpoint takes longer than a second.
-  more: `checkpoint: { interval: 200ms, failAfter: 10s }${hasPin ? '\n        pin: { dom0: [0], guest: [1] }' : ''}`,
+  disks: TWO_DISKS,
+  more: `${SLOW_CHECKPOINT}${hasPin ? '\n        pin: { dom0: [0], guest: [1] }' : ''}`,
 };
 /** The first round of memory takes a minute under emulation, and a slow machine must not turn a run red. */
 const SLOW_MS = 15 * 60_000;
@@ -28,49 +28,6 @@ let primary: HostName = 'alpha';
 
 const here = (): LabHost => lab.host(primary);
 const there = (): LabHost => lab.host(primary === 'alpha' ? 'beta' : 'alpha');
-
-interface DomainStatus {
-  domain: string;
-  protection: string;
-  reason: string;
-  primary: string;
-  backup: string;
-  term: number | null;
-  committedEpoch: number | null;
-  figures: { count: number; p50: Record<string, number> } | null;
-}
-
-async function status(): Promise<DomainStatus> {
-  const { stdout } = await product.run('status', '--json');
-  const { domains } = JSON.parse(stdout) as { domains: DomainStatus[] };
-  const found = domains.find(({ domain }) => domain === 'web');
-  if (found === undefined) throw new Error(`status has no web: ${stdout}`);
-  return found;
-}
-
-/** Waits until status says so; what it says in the end is in the error. */
-async function waitForStatus(what: string, holds: (status: DomainStatus) => boolean): Promise<DomainStatus> {
-  const deadline = Date.now() + SLOW_MS;
-  for (;;) {
-    const now = await status();
-    if (holds(now)) return now;
-    if (Date.now() > deadline) throw new Error(`${what}: not yet: ${JSON.stringify(now)}`);
-  }
-}
-
-/** The same content below DRBD on both hosts, never an empty one by mistake. */
-async function assertEqualVolumes(): Promise<void> {
-  for (const name of ['remus-web-0', 'remus-web-1']) {
-    const [one, other] = await Promise.all(
-      hostNames.map(async (host) => {
-        const script = `d=/dev/mapper/${name}; blockdev --flushbufs $d; blockdev --getsize64 $d; dd if=$d bs=1M 2>/dev/null | sha256sum`;
-        return (await lab.host(host).sh(script)).stdout.trim();
-      }),
-    );
-    assert.match(one ?? '', /^[1-9][0-9]+\n[0-9a-f]{64} /);
-    assert.is(one, other, name);
-  }
-}
 
 /** Nothing of a term is left on a host. */
 async function assertClean(host: LabHost): Promise<void> {
@@ -115,7 +72,8 @@ step(test, 'protect returns with the first commit, and status says what it costs
   const { stdout } = await product.expect(0, 'protect', 'web');
   assert.match(stdout, /^web is protected: term 1, /);
   // A commit that is late for a moment shows, as it has to.
-  const now = await waitForStatus(
+  const now = await product.waitForStatus(
+    'web',
     '20 commits',
     ({ protection, committedEpoch }) => protection === 'protected' && (committedEpoch ?? 0) >= 20,
   );
@@ -136,14 +94,14 @@ step(test, 'protect again changes nothing', async () => {
   const { stdout } = await product.expect(0, 'protect', 'web');
   // Without "already" where a commit was late for a moment, and it has waited for the next one.
   assert.match(stdout, /^web is protected( already)?: term 1, /);
-  const { term } = await status();
-  assert.is(term, 1);
+  const { term, reason } = await product.status('web');
+  assert.is(term, 1, reason);
 });
 
 step(test, 'unprotect ends it with the guest running, and both hosts as before', async () => {
   await product.expect(0, 'unprotect', 'web');
   assert.is(await here().guest('web').ask('get xvdb 0'), 'under protection');
-  const now = await status();
+  const now = await product.status('web');
   assert.is(now.protection, 'unprotected', now.reason);
   await assertClean(here());
   await assertClean(there());
@@ -156,15 +114,16 @@ step(test, 'unprotect ends it with the guest running, and both hosts as before',
 step(test, 'the primary loses its power, and the guest goes on where its last commit was', async () => {
   await product.expect(0, 'protect', 'web');
   assert.is(await here().guest('web').ask('put xvda 128 just before the cut'), 'ok');
-  const { committedEpoch } = await status();
-  await waitForStatus(
+  const { committedEpoch } = await product.status('web');
+  await product.waitForStatus(
+    'web',
     'commits after the write',
     (now) => (now.committedEpoch ?? 0) >= (committedEpoch ?? 0) + 3,
   );
   await lab.cut(primary);
   await product.expect(0, 'failover', 'web');
   primary = 'beta';
-  assert.is((await status()).protection, 'failed-over');
+  assert.is((await product.status('web')).protection, 'failed-over');
   await here().sh('cd /var/log/xen/console && ln -sf guest-web--incoming.log guest-web.log');
   assert.is(await here().guest('web').ask('get xvda 128'), 'just before the cut');
   assert.is(await here().guest('web').ask('put xvda 192 on the other host'), 'ok');
@@ -180,13 +139,17 @@ step(
   async () => {
     await lab.boot('alpha');
     await product.expect(0, 'recover', 'web');
-    const now = await waitForStatus('protection', ({ protection }) => protection === 'protected');
+    const now = await product.waitForStatus(
+      'web',
+      'protection',
+      ({ protection }) => protection === 'protected',
+    );
     assert.is(now.primary, 'beta');
     await product.expect(0, 'unprotect', 'web');
     // After its first checkpoint no xl watches the guest any more: remus-watch has to take it away.
     await here().ssh(['xl', 'shutdown', '-w', 'web'], { timeoutMs: SLOW_MS });
     await here().waitFor('the demotion', 'test "$(drbdadm role web | sort -u)" = Secondary/Secondary');
-    await assertEqualVolumes();
+    await assertEqualVolumes('remus-web-0', 'remus-web-1');
   },
 );
 

@@ -7,8 +7,10 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { lab, type LabHost } from '../../scripts/lab/hosts.js';
 import { hostNames } from '../../scripts/lab/plan.js';
-import { Product } from './product.js';
+import type { DomainStatus } from '../../src/core/status.js';
+import { Product, TWO_DISKS } from './product.js';
 import { step } from './steps.js';
+import { assertEqualVolumes } from './volumes.js';
 
 const test = suite('setup on real hosts');
 const alpha = lab.host('alpha');
@@ -17,7 +19,7 @@ const web = {
   name: 'web',
   port: 7790,
   address: '10.0.0.10/24',
-  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
+  disks: TWO_DISKS,
 };
 let product: Product;
 /** What the hosts look like before anything was done. */
@@ -38,29 +40,12 @@ async function both<T>(work: (host: LabHost) => Promise<T>): Promise<T[]> {
   return Promise.all(hostNames.map((name) => work(lab.host(name))));
 }
 
-interface Status {
-  domains: {
-    domain: string;
-    protection: string;
-    reason: string;
-    resource: Record<string, string | number> | null;
-  }[];
-}
-
-async function resourceOf(domain: string): Promise<Record<string, string | number>> {
-  const { stdout } = await product.run('status', '--json');
-  const status = JSON.parse(stdout) as Status;
-  const found = status.domains.find((one) => one.domain === domain);
-  if (!found?.resource) throw new Error(`status has no resource ${domain}: ${stdout}`);
-  return found.resource;
-}
-
 async function assertInSync(domain = 'web'): Promise<void> {
-  const resource = await resourceOf(domain);
-  assert.is(resource['connectionState'], 'Connected');
-  assert.is(resource['diskState'], 'UpToDate');
-  assert.is(resource['peerDiskState'], 'UpToDate');
-  assert.is(resource['outOfSyncBytes'], 0);
+  const { resource } = await product.status(domain);
+  assert.is(resource?.connectionState, 'Connected');
+  assert.is(resource?.diskState, 'UpToDate');
+  assert.is(resource?.peerDiskState, 'UpToDate');
+  assert.is(resource?.outOfSyncBytes, 0);
 }
 
 /** DRBD's own words for a host, volume by volume. */
@@ -75,21 +60,6 @@ async function assertUnchanged(): Promise<void> {
     pairs.map(({ changes }) => changes.map(({ title }) => title)),
     [[]],
   );
-}
-
-/** The same content of a device on both hosts, read below DRBD: never an empty one by mistake. */
-async function assertEqualVolumes(...names: string[]): Promise<void> {
-  for (const name of names) {
-    const [one, other] = await both(async (host) =>
-      (
-        await host.sh(
-          `d=/dev/mapper/${name}; blockdev --flushbufs $d; blockdev --getsize64 $d; dd if=$d bs=1M 2>/dev/null | sha256sum`,
-        )
-      ).stdout.trim(),
-    );
-    assert.match(one ?? '', /^[1-9][0-9]+\n[0-9a-f]{64} /);
-    assert.is(one, other, name);
-  }
 }
 
 // A step, because uvu says nothing of an error in `before`.
@@ -168,10 +138,10 @@ step(test, 'a second run changes nothing', async () => {
 
 step(test, 'status says that nothing is protected, and why, also by its exit code', async () => {
   const { stdout } = await product.expect(1, 'status', '--json');
-  const [domain] = (JSON.parse(stdout) as Status).domains;
+  const [domain] = (JSON.parse(stdout) as { domains: DomainStatus[] }).domains;
   assert.is(domain?.protection, 'unprotected');
   assert.match(domain?.reason ?? '', 'the guest does not run');
-  assert.is(domain?.resource?.['role'], 'Secondary');
+  assert.is(domain?.resource?.role, 'Secondary');
 });
 
 step(test, 'a guest starts on the resource through block-drbd, and keeps its disks', async () => {

@@ -10,6 +10,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { assertFree, assertGivenUp, onPair } from './faults.js';
 import { missingForHosts, until } from './hosts.js';
+import type { FakePair } from './hosts.js';
 
 const test = suite('sender and receiver as processes, killed and stopped');
 
@@ -51,14 +52,23 @@ test('the sender is killed: its clean-up agrees with the receiver', () =>
     assert.is(pair.alpha.term()?.outcome, 'won');
   }));
 
+/**
+ * With the sender stopped a checkpoint is too much for the pipe: xl dies in the middle of the pages, with the guest
+ * suspended.
+ * @returns what is settled when somebody reads on, or nobody can any more
+ */
+async function killXlInCheckpoint(pair: FakePair): Promise<{ broken: Promise<unknown> }> {
+  pair.sender?.kill('SIGSTOP');
+  const broken = pair.xl.checkpoint();
+  await until('the guest is suspended', () => pair.alpha.guest('web') === '---ss-');
+  pair.xl.die();
+  return { broken };
+}
+
 test('sender and xl are killed in a checkpoint: the guest is resumed, and watched from then on', () =>
   onPair(async (pair) => {
     await pair.protect(1);
-    // Too much for the pipe: it ends in the middle of the pages, with the guest suspended.
-    pair.sender?.kill('SIGSTOP');
-    const broken = pair.xl.checkpoint();
-    await until('the guest is suspended', () => pair.alpha.guest('web') === '---ss-');
-    pair.xl.die();
+    const { broken } = await killXlInCheckpoint(pair);
     const cleaned = pair.endAndCleanUp('sender', 'SIGKILL');
     await broken;
     assert.is(await cleaned, 0);
@@ -71,10 +81,7 @@ test('sender and xl are killed in a checkpoint: the guest is resumed, and watche
 test('xl alone is killed in a checkpoint: the sender ends by agreement, and its clean-up resumes the guest', () =>
   onPair(async (pair) => {
     await pair.protect(1);
-    pair.sender?.kill('SIGSTOP');
-    const broken = pair.xl.checkpoint();
-    await until('the guest is suspended', () => pair.alpha.guest('web') === '---ss-');
-    pair.xl.die();
+    const { broken } = await killXlInCheckpoint(pair);
     await broken;
     pair.sender?.kill('SIGCONT');
     assert.is(await pair.endAndCleanUp('sender', null), 0);

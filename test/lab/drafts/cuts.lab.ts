@@ -37,7 +37,7 @@ import type { Ask, ClientLine, EyesLine, Point } from '../cuts-log.js';
 import { openEyes, PROGRAMS } from '../eyes.js';
 import { layLedger } from '../ledger-guest.js';
 import { parseLines } from '../ledger-log.js';
-import { Product } from '../product.js';
+import { Product, TWO_DISKS } from '../product.js';
 import { step } from '../steps.js';
 
 const CUTS = Number(process.env['CUTS'] ?? 3);
@@ -66,7 +66,7 @@ const web = {
   name: 'web',
   port: 7790,
   address: `${GUEST}/24`,
-  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
+  disks: TWO_DISKS,
   more: `checkpoint: { interval: 200ms, failAfter: ${FAIL_AFTER_SECONDS}s }`,
 };
 

@@ -6,18 +6,17 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { lab } from '../../../scripts/lab/hosts.js';
-import { hostNames } from '../../../scripts/lab/plan.js';
-import { Product } from '../product.js';
+import { Product, SLOW_CHECKPOINT, TWO_DISKS } from '../product.js';
 import { step } from '../steps.js';
+import { assertEqualVolumes } from '../volumes.js';
 
 const test = suite('drills on real hosts');
 const web = {
   name: 'web',
   port: 7790,
   address: '10.0.0.10/24',
-  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
-  // Under emulation a checkpoint takes longer than a second.
-  more: 'checkpoint: { interval: 200ms, failAfter: 10s }',
+  disks: TWO_DISKS,
+  more: SLOW_CHECKPOINT,
 };
 const SLOW_MS = 15 * 60_000;
 
@@ -49,29 +48,8 @@ interface DrillReport {
   left: string[];
 }
 
-interface DomainStatus {
-  domain: string;
-  protection: string;
-  term: number | null;
-  committedEpoch: number | null;
-}
-
-async function status(): Promise<DomainStatus> {
-  const { stdout } = await product.run('status', '--json');
-  const { domains } = JSON.parse(stdout) as { domains: DomainStatus[] };
-  const found = domains.find(({ domain }) => domain === 'web');
-  if (found === undefined) throw new Error(`status has no web: ${stdout}`);
-  return found;
-}
-
-async function waitForProtection(): Promise<DomainStatus> {
-  const deadline = Date.now() + SLOW_MS;
-  for (;;) {
-    const now = await status();
-    if (now.protection === 'protected') return now;
-    if (Date.now() > deadline) throw new Error(`not protected: ${JSON.stringify(now)}`);
-  }
-}
+const waitForProtection = (): ReturnType<Product['status']> =>
+  product.waitForStatus('web', 'protection', ({ protection }) => protection === 'protected');
 
 async function drill(code: number, ...words: string[]): Promise<DrillReport> {
   const { stdout } = await product.expect(code, 'drill', 'web', '--json', ...words);
@@ -232,16 +210,7 @@ step(test, 'both hosts have the same disks after all of it', async () => {
   await lab
     .host('alpha')
     .waitFor('the demotion', 'test "$(drbdadm role web | sort -u)" = Secondary/Secondary');
-  for (const name of ['remus-web-0', 'remus-web-1']) {
-    const [one, other] = await Promise.all(
-      hostNames.map(async (host) => {
-        const script = `d=/dev/mapper/${name}; blockdev --flushbufs $d; blockdev --getsize64 $d; dd if=$d bs=1M 2>/dev/null | sha256sum`;
-        return (await lab.host(host).sh(script)).stdout.trim();
-      }),
-    );
-    assert.match(one ?? '', /^[1-9][0-9]+\n[0-9a-f]{64} /);
-    assert.is(one, other, name);
-  }
+  await assertEqualVolumes('remus-web-0', 'remus-web-1');
 });
 
 test.run();

@@ -7,7 +7,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { lab, type LabHost } from '../../../scripts/lab/hosts.js';
 import { hostNames, type HostName } from '../../../scripts/lab/plan.js';
-import { Product } from '../product.js';
+import { Product, SLOW_CHECKPOINT, TWO_DISKS } from '../product.js';
 import { step } from '../steps.js';
 
 const test = suite('switchover on real hosts');
@@ -15,30 +15,13 @@ const web = {
   name: 'web',
   port: 7790,
   address: '10.0.0.10/24',
-  disks: ['{ vdev: xvda, volumeGroup: vg0, size: 48MiB }', '{ vdev: xvdb, volumeGroup: vg0, size: 24MiB }'],
-  more: 'checkpoint: { interval: 200ms, failAfter: 10s }',
+  disks: TWO_DISKS,
+  more: SLOW_CHECKPOINT,
 };
-const SLOW_MS = 15 * 60_000;
 
 let product: Product;
 
 const other = (name: HostName): HostName => (name === 'alpha' ? 'beta' : 'alpha');
-
-interface DomainStatus {
-  domain: string;
-  protection: string;
-  reason: string;
-  primary: string;
-  term: number | null;
-}
-
-async function status(): Promise<DomainStatus> {
-  const { stdout } = await product.run('status', '--json');
-  const { domains } = JSON.parse(stdout) as { domains: DomainStatus[] };
-  const found = domains.find(({ domain }) => domain === 'web');
-  if (found === undefined) throw new Error(`status has no web: ${stdout}`);
-  return found;
-}
 
 /** A guest that has come over keeps its console's log under the name that it came with. */
 async function guestOn(name: HostName): Promise<ReturnType<LabHost['guest']>> {
@@ -93,7 +76,7 @@ step(test, 'an unprotected guest moves, and is protected from there', async () =
   const guest = await guestOn('beta');
   assert.is(await guest.ask('get xvda 64'), 'before the move');
   assert.is(await guest.ask('put xvdb 0 on beta'), 'ok');
-  assert.is((await status()).primary, 'beta');
+  assert.is((await product.status('web')).primary, 'beta');
 });
 
 step(test, 'a protected guest moves back, with nothing lost', async () => {
@@ -129,7 +112,7 @@ step(test, 'a migration that is ended in the middle leaves the guest protected w
   const { stdout } = await product.expect(0, 'switchover', 'web', '--to', 'beta');
   assert.match(stdout, /web runs on beta/);
   await assertTidy('beta');
-  assert.is((await status()).protection, 'protected');
+  assert.is((await product.status('web')).protection, 'protected');
 });
 
 step(test, 'after a move the other host may still be lost', async () => {
@@ -139,11 +122,8 @@ step(test, 'after a move the other host may still be lost', async () => {
   assert.is(await guest.ask('get xvdb 0'), 'on beta');
   await lab.boot('beta');
   await product.expect(0, 'recover', 'web');
-  const deadline = Date.now() + SLOW_MS;
-  while ((await status()).protection !== 'protected') {
-    if (Date.now() > deadline) throw new Error(`not protected: ${JSON.stringify(await status())}`);
-  }
-  assert.is((await status()).primary, other('beta'));
+  await product.waitForStatus('web', 'protection', ({ protection }) => protection === 'protected');
+  assert.is((await product.status('web')).primary, other('beta'));
 });
 
 test.run();
