@@ -1,9 +1,7 @@
 /** What a host says of one domain's protection, for the commands that begin, end, move, recover and watch it. */
 import { drbdCommand, parseDrbdRunning, understood } from '../core/facts.js';
 import type { HostFactsForProtection } from '../core/protect/readiness.js';
-import { readReport } from '../core/protect/report.js';
 import type { ReceiverReport, SenderReport } from '../core/protect/report.js';
-import { parseClock } from '../core/parse/system.js';
 import { parseXlInfo, parseXlList } from '../core/parse/xen.js';
 import { parseTerm } from '../core/claim/term.js';
 import type { TermRecord } from '../core/claim/term.js';
@@ -23,6 +21,7 @@ import type { SwitchoverIntent } from '../core/protect/switchover.js';
 import { parseWanted, WANTED_FILE } from '../core/protect/wanted.js';
 import type { Wanted } from '../core/protect/wanted.js';
 import type { Host } from '../edge/host.js';
+import { readReports, reportProbes } from './reports.js';
 
 export interface UnitView {
   activeState: string;
@@ -52,27 +51,25 @@ export interface ProtectionView extends HostFactsForProtection {
 /** @throws HostError, or OperatorError where an answer can't be read */
 export async function readProtection(host: Host, domain: string): Promise<ProtectionView> {
   const commands = new Map<string, readonly string[]>([
+    ...reportProbes([domain]),
     ['events2', drbdCommand()],
     ['show', ['drbdsetup', 'show', domain]],
     ['proc', ['cat', '/proc/drbd']],
     ['list', ['xl', 'list']],
     ['info', ['xl', 'info']],
     ['boot', ['cat', '/proc/sys/kernel/random/boot_id']],
-    ['now', ['date', '+%s.%N']],
     ['sender', ['systemctl', 'show', '--property=ActiveState,Result', senderUnit(domain)]],
     ['receiver', ['systemctl', 'show', '--property=ActiveState,Result', receiverUnit(domain)]],
     ['source', ['systemctl', 'show', '--property=ActiveState,Result', switchoverUnit(domain)]],
     ['target', ['systemctl', 'show', '--property=ActiveState,Result', switchoverTargetUnit(domain)]],
   ]);
   const term = statePath(domain, 'term.json');
-  const sender = runPath(domain, 'sender.json');
-  const receiver = runPath(domain, 'receiver.json');
   const intentPath = statePath(domain, INTENT_FILE);
   const wantedPath = statePath(domain, WANTED_FILE);
   const gates = [runPath(domain, 'gate'), statePath(domain, 'gate')];
   const [results, files] = await Promise.all([
     host.probe(commands),
-    host.readFiles([term, sender, receiver, domainFilePath(domain), intentPath, wantedPath, ...gates]),
+    host.readFiles([term, domainFilePath(domain), intentPath, wantedPath, ...gates]),
   ]);
   const text = (key: string): string => {
     const result = results.get(key);
@@ -96,12 +93,8 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     proc?.exitCode === 0 ? proc.stdout : undefined,
   );
   const drbd = module === null ? parseDrbdRunning(host.name, events) : null;
-  const nowMs = understood(host.name, () => parseClock(text('now')));
-  const report = (path: string): ReturnType<typeof readReport> => {
-    const content = file(path);
-    return content === undefined ? 'it has never reported' : readReport(content, nowMs);
-  };
-  const [senderReport, receiverReport] = [report(sender), report(receiver)];
+  const never = 'it has never reported';
+  const { sender = never, receiver = never } = readReports(host.name, domain, results);
   const [senderState, receiverState] = [unitView(text('sender')), unitView(text('receiver'))];
   const [sourceUnit, targetUnit] = [unitView(text('source')), unitView(text('target'))];
   const record = <T>(path: string, parse: (content: string) => T): T | undefined => {
@@ -114,9 +107,7 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     }
   };
   const show = results.get('show')?.stdout ?? '';
-  const claims = [senderReport, receiverReport].find(
-    (each) => typeof each !== 'string' && each.phase === 'claiming',
-  );
+  const claims = [sender, receiver].find((each) => typeof each !== 'string' && each.phase === 'claiming');
   return {
     name: host.name,
     resource:
@@ -132,12 +123,8 @@ export async function readProtection(host: Host, domain: string): Promise<Protec
     protocol: module === null ? (/^\s*protocol\s+([ABC]);/m.exec(show)?.[1] ?? null) : module.protocol,
     boot: text('boot').trim(),
     term: record(term, parseTerm),
-    sender:
-      typeof senderReport === 'string' || senderReport.role === 'sender' ? senderReport : 'it is no sender',
-    receiver:
-      typeof receiverReport === 'string' || receiverReport.role === 'receiver'
-        ? receiverReport
-        : 'it is no receiver',
+    sender,
+    receiver,
     senderUnit: senderState,
     receiverUnit: receiverState,
     senderActive: isActive(senderState),

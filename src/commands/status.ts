@@ -2,21 +2,19 @@
 import Table from 'cli-table3';
 import { parseTerm, RecordError, type TermRecord } from '../core/claim/term.js';
 import { ExitCode, OperatorError } from '../core/errors.js';
-import { drbdCommand, parseDrbdRunning, understood, type RunningResource } from '../core/facts.js';
+import { drbdCommand, parseDrbdRunning, type RunningResource } from '../core/facts.js';
 import type { DomainLayout, HostConfig } from '../core/model.js';
-import { parseClock } from '../core/parse/system.js';
 import { parseXlList } from '../core/parse/xen.js';
 import { domainStatus, type DomainStatus, type HostAnswer } from '../core/status.js';
 import { formatSize } from '../core/units.js';
-import { domainFilePath, runPath, statePath } from '../core/names.js';
+import { domainFilePath, statePath } from '../core/names.js';
 import type { FiguresSummary, Measure } from '../core/protect/figures.js';
-import { readReport } from '../core/protect/report.js';
-import type { Report } from '../core/protect/report.js';
 import { INTENT_FILE, parseIntent } from '../core/protect/switchover.js';
 import type { SwitchoverIntent } from '../core/protect/switchover.js';
 import { readModule } from '../core/protocol-d/running.js';
 import type { CommandResult, FileContent, Host } from '../edge/host.js';
 import { eachHost } from '../edge/pool.js';
+import { readReports, reportProbes } from './reports.js';
 
 export interface StatusResult {
   domains: DomainStatus[];
@@ -83,17 +81,14 @@ function exitCodeOf(domains: readonly DomainStatus[], unreachable: boolean): Exi
 
 async function readHost(host: Host, domains: readonly string[]): Promise<HostState> {
   const paths = domains.flatMap((domain) => [
-    runPath(domain, 'sender.json'),
-    runPath(domain, 'receiver.json'),
     statePath(domain, 'term.json'),
     statePath(domain, INTENT_FILE),
     domainFilePath(domain),
   ]);
-  // The files first: a report must not look younger than it was when it was read.
   const files = await host.readFiles(paths);
   const results = await host.probe(
     new Map<string, readonly string[]>([
-      ['now', ['date', '+%s.%N']],
+      ...reportProbes(domains),
       ['events2', drbdCommand()],
       ['xl-list', ['xl', 'list']],
       ['proc', ['cat', '/proc/drbd']],
@@ -104,17 +99,6 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
   if (events === undefined || list === undefined) throw new Error(`${host.name}: no answer`);
   const resources = readResources(host.name, domains, files, events, results.get('proc'));
   if (list.exitCode !== 0) throw new OperatorError(`${host.name}: xl list failed: ${list.stderr.trim()}`);
-  const nowMs = understood(host.name, () => parseClock(results.get('now')?.stdout ?? ''));
-  const report = <T extends Report['role']>(
-    domain: string,
-    role: T,
-  ): { [K in T]?: Extract<Report, { role: T }> | string } => {
-    const file = files.get(runPath(domain, `${role}.json`));
-    if (file === undefined) return {};
-    const said = readReport(new TextDecoder().decode(file.content), nowMs);
-    const value = typeof said === 'string' || said.role === role ? said : `its report is of a ${said.role}`;
-    return { [role]: value } as { [K in T]?: Extract<Report, { role: T }> | string };
-  };
   const term = (domain: string): { term?: TermRecord } => {
     const file = files.get(statePath(domain, 'term.json'));
     if (file === undefined) return {};
@@ -140,7 +124,7 @@ async function readHost(host: Host, domains: readonly string[]): Promise<HostSta
     reports: new Map(
       domains.map((domain) => [
         domain,
-        { ...report(domain, 'sender'), ...report(domain, 'receiver'), ...term(domain), ...intent(domain) },
+        { ...readReports(host.name, domain, results), ...term(domain), ...intent(domain) },
       ]),
     ),
   };

@@ -54,8 +54,8 @@ export type HostAnswer =
       resource: RunningResource | undefined;
       guestRuns: boolean;
       /** What its sender and receiver said of themselves lately; undefined where there was never one. */
-      sender?: SenderReport | string;
-      receiver?: ReceiverReport | string;
+      sender?: SenderReport | string | undefined;
+      receiver?: ReceiverReport | string | undefined;
       /** The latest term that it took part in. */
       term?: TermRecord;
       /** Of a switchover that it took part in and that may not have ended; in words where it can't be read. */

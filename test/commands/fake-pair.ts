@@ -252,9 +252,18 @@ export class FakeHost implements Host {
     if (this.isDead) return Promise.reject(new HostError(this.name, 'not-run', 'is not there'));
     this.pair.looked(this);
     const results = new Map<string, CommandResult>();
-    for (const [key, argv] of commands)
-      results.set(key, { exitCode: 0, stdout: this.#answer(argv), stderr: '' });
+    for (const [key, argv] of commands) results.set(key, this.#probed(argv));
     return Promise.resolve(results);
+  }
+
+  #probed(argv: readonly string[]): CommandResult {
+    const [program, path = ''] = argv;
+    if (program !== 'cat' || !path.startsWith('/run/')) {
+      return { exitCode: 0, stdout: this.#answer(argv), stderr: '' };
+    }
+    const text = this.files.get(path);
+    if (text !== undefined) return { exitCode: 0, stdout: text, stderr: '' };
+    return { exitCode: 1, stdout: '', stderr: `cat: ${path}: No such file or directory\n` };
   }
 
   #answer(argv: readonly string[]): string {
